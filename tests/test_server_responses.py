@@ -14,6 +14,7 @@ import pytest
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.server.settings import ServerSettings
+from edgellama.server.stores import response_store
 from edgellama.server.stores.response_store import MAX_AGE_S, ResponseStore
 
 PATH = "/v1/responses"
@@ -170,6 +171,24 @@ def test_old_responses_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert asyncio.run(store.find("old")) is None
     assert asyncio.run(store.find("new")) == ({"id": "new"}, [])
     store.close()
+
+
+def test_the_oldest_go_where_all_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of kept responses does not fill the disk; the latest is always there."""
+    limit = 200_000
+    monkeypatch.setattr(response_store, "MAX_BYTES", limit)
+    path = tmp_path / "responses.sqlite"
+    store = ResponseStore(path)
+    messages = [{"role": "user", "content": "a" * 30_000}]
+    for number in range(40):
+        asyncio.run(store.save({"id": str(number)}, messages))
+        assert asyncio.run(store.find(str(number))) == ({"id": str(number)}, messages)
+    kept = [number for number in range(40) if asyncio.run(store.find(str(number))) is not None]
+    assert kept == list(range(kept[0], 40)) and len(kept) >= 4
+    store.close()
+    assert path.stat().st_size < 2 * limit
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -316,6 +316,41 @@ def test_formulas_tables_and_lists_are_drawn(page: Page) -> None:
     assert page.problems() == []
 
 
+def test_letters_that_run_to_the_left_do(page: Page) -> None:
+    """Each paragraph, list and table of a text by its own letters, whatever stands beside it."""
+    hebrew = "\u05e9\u05dc\u05d5\u05dd"
+    text = f"{hebrew} abc\n\n- {hebrew}\n- two\n\nabc {hebrew}\n\n1. abc\n"
+    page.open(f"#/c/{page.served.ask(content=hebrew, choices=[text])}")
+    until(lambda: page.texts("assistant"))
+    found = (
+        "return [...document.querySelectorAll('.body ul, .body ol')]"
+        ".map(each => getComputedStyle(each).direction)"
+    )
+    assert page.driver.execute_script(found) == ["rtl", "ltr"]
+    left = (
+        "return [...document.querySelectorAll('.assistant .body p')].map(each => {"
+        "const range = document.createRange(); range.selectNodeContents(each);"
+        "const [text, box] = [range, each].map(one => one.getBoundingClientRect());"
+        "return Math.round(text.left - box.left)})"
+    )
+    first, second = page.driver.execute_script(left)
+    assert first > 100 and second == 0
+
+
+def test_a_whole_chat_is_printed(page: Page) -> None:
+    """Not only what the window shows, and without what is there to be pressed."""
+    text = "A paragraph.\n\n" * 60
+    page.open(f"#/c/{page.served.ask(content='Print.', choices=[text])}")
+    until(lambda: page.texts("assistant"))
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        box = page.driver.find_element(By.ID, "messages")
+        assert box.size["height"] >= int(box.get_attribute("scrollHeight")) > 1000
+        assert not any(map(page.is_shown, ("sidebar", "composer", "open-settings")))
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_half_of_it_never_runs_either(page: Page) -> None:
     """While a hostile text grows, no beginning of it becomes more than text."""
     assert page.driver.execute_async_script(INCREMENTAL, HOSTILE) is None

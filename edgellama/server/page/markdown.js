@@ -93,6 +93,7 @@ function finished(fragment) {
     table.replaceWith(box);
     box.append(table);
   }
+  for (const each of fragment.querySelectorAll("ul, ol, blockquote, table")) each.dir = "auto";
   showFormulas(fragment);
   return fragment;
 }

@@ -1,6 +1,7 @@
 """Responses that later requests go on from, in a SQLite file of the user's.
 
-A row has all messages up to its own reply, so that going on needs one row alone. Old rows go.
+A row has all messages up to its own reply, so that going on needs one row alone. Old rows go, and
+the oldest where all together take too much.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ from edgellama.server.stores.sqlite_file import SqliteFile
 
 MAX_AGE_S = 30 * 86400.0
 """As long as OpenAI keeps them."""
+MAX_BYTES = 1_000_000_000
+"""What all may take before another comes: an agent's chat is in each of its hundreds of rows."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, created REAL NOT NULL, response BLOB NOT NULL, messages BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS responses_by_age ON responses (created);
+"""
+_FORGET_OLDEST = """
+DELETE FROM responses WHERE id IN (
+    SELECT id FROM responses ORDER BY created LIMIT 1 + (SELECT count(*) FROM responses) / 8
 )
 """
 
@@ -35,7 +44,7 @@ class ResponseStore:
     """Responses by id; the file is made with the first one. RequestError where it fails."""
 
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, lambda connection: connection.execute(_SCHEMA))
+        self._file = SqliteFile(path, lambda connection: connection.executescript(_SCHEMA))
 
     async def save(
         self, response: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
@@ -46,6 +55,9 @@ class ResponseStore:
         def work(connection: sqlite3.Connection) -> None:
             oldest = time.time() - MAX_AGE_S
             connection.execute("DELETE FROM responses WHERE created < ?", (oldest,))
+            while _used_bytes(connection) > MAX_BYTES:
+                if not connection.execute(_FORGET_OLDEST).rowcount:
+                    break
             connection.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?)", row)
 
         await self._file.ask(work)
@@ -75,6 +87,15 @@ class ResponseStore:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    """What the rows take; the file keeps its size for those to come."""
+    counts = [
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    ]
+    return int((counts[0] - counts[1]) * counts[2])
 
 
 def _encode(value: object) -> bytes:
