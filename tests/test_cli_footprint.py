@@ -13,6 +13,9 @@ import pytest
 from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.measure.child_process import run_in_child
+from edgellama.quant.errors import EdgellamaError
+
 CONFIGURATION = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -232,6 +235,22 @@ def test_measured_memory_is_as_predicted(run_cli: CliRunner, model: Path) -> Non
     assert row["measured_pss_bytes"] <= row["measured_rss_bytes"]
     text = run_cli("footprint", model, "--measure", "--context", "50").stdout
     assert "| peak (RSS) " in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_killed_measurement_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that the system has killed for want of memory is told apart from others."""
+    for name, end in (("killed", "os.kill(os.getpid(), 9)"), ("ended", "os._exit(7)")):
+        (tmp_path / f"{name}.py").write_text(f"import os; {end}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(
+        EdgellamaError, match="was killed, .* memory ends; choose a shorter context"
+    ):
+        run_in_child("killed", {})
+    with pytest.raises(EdgellamaError, match="process ended with exit code 7"):
+        run_in_child("ended", {})
 
 
 def test_plot(run_cli: CliRunner, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgellama.cli.output import bench_table, footprint_table, profile_table
-from edgellama.cli.output.tables import Column, markdown, size
+from edgellama.cli.output.tables import Column, markdown, size, to_read
 from edgellama.measure.op_profile import OpTime
 from edgellama.measure.op_work import Work
 
@@ -57,6 +57,12 @@ def test_a_table_that_is_too_wide_stands_on_its_side() -> None:
     ]
     assert [narrow.count(f"m{i}") for i in range(5, 9)] == [1] * 4
     assert markdown(rows, columns, 1).count("| size ") == 4
+
+
+def test_names_steer_no_terminal() -> None:
+    """Control characters of a model's name are not written."""
+    assert "\x1b" in markdown([{"name": "a\x1b[2J"}], [Column("name")])
+    assert to_read([{"name": "a\x1b[2J"}], [Column("name")]).splitlines()[2] == "| a\ufffd[2J |"
 
 
 def test_bytes_from_a_cache_have_no_rate() -> None:

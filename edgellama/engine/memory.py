@@ -35,8 +35,8 @@ def reserve(num_bytes: int, *, is_for_all: bool = False) -> npt.NDArray[np.uint8
         mapping = mmap.mmap(-1, num_reserved, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, ValueError, OverflowError):
         raise InvalidOptionError(
-            f"no memory for {num_bytes / 1e9:.1f} GB of keys, values or activations; "
-            "choose a shorter context"
+            f"no memory for {num_bytes / 1e6:,.0f} MB more of keys, values or activations; "
+            "choose a shorter context, or smaller types of keys and values"
         ) from None
     memory = np.frombuffer(mapping, np.uint8)
     if has_huge_pages:

@@ -21,6 +21,8 @@ from edgellama.quant.progress import Progress
 from edgellama.quant.ways import Way
 
 Request = Mapping[str, Any]
+KILLED = 9
+"""The signal that nobody can catch."""
 STARTED = "started"
 """The request's field that holds ``time.monotonic()`` of the moment before the child's start."""
 _ERRORS: Mapping[str, type[EdgellamaError]] = MappingProxyType(
@@ -55,8 +57,15 @@ def run_in_child(module: str, request: Request, progress: Progress | None = None
             child.kill()
             raise
     if result is None:
-        raise EdgellamaError(f"the measuring process ended with exit code {child.returncode}")
+        raise EdgellamaError(f"the measuring process {_end(child.returncode)}")
     return result
+
+
+def _end(exit_code: int) -> str:
+    """How a process ended that has not said why; who is out of memory is killed so."""
+    if exit_code == -KILLED:
+        return "was killed, as the system does where memory ends; choose a shorter context"
+    return f"ended with exit code {exit_code}"
 
 
 def _read(child: subprocess.Popen[str], progress: Progress | None) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ def command(kinds: tuple[str, ...], dry_run: bool, yes: bool) -> None:
       edgellama clean --dry-run
       edgellama clean kernels --yes
     """
-    from edgellama.cli.output.terminal import is_interactive, printable
+    from edgellama.cli.output.terminal import is_interactive
     from edgellama.models.cleaning import find_leftovers
 
     leftovers = find_leftovers(kinds or KINDS, _current_keys())
@@ -53,7 +53,7 @@ def command(kinds: tuple[str, ...], dry_run: bool, yes: bool) -> None:
         for leftover in leftovers
     ]
     total = tables.size(sum(leftover.num_bytes for leftover in leftovers))
-    click.echo(printable(tables.to_read(rows, COLUMNS)))
+    click.echo(tables.to_read(rows, COLUMNS))
     if dry_run:
         click.echo(f"\n{total} would be freed")
         return

@@ -134,8 +134,7 @@ def ago(text: str) -> str:
 
 
 def _show(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    from edgellama.cli.output.terminal import printable
 
     total = sum(int(row["size_bytes"]) for row in rows)
-    click.echo(printable(tables.to_read(rows, columns)))
+    click.echo(tables.to_read(rows, columns))
     click.echo(f"\n{tables.size(total)} in all")

@@ -11,6 +11,7 @@ import click
 
 from edgellama.cli.output import tables
 from edgellama.cli.output.tables import Column, Row
+from edgellama.cli.output.terminal import printable
 from edgellama.measure.footprint import Footprint
 from edgellama.measure.footprint_fit import divergence
 from edgellama.measure.footprint_measurement import Measurement
@@ -83,7 +84,7 @@ def print_rows(outline: ModelOutline, rows: Sequence[Row], style: str) -> None:
     elif style == "csv":
         click.echo(tables.comma_separated(rows))
     else:
-        click.echo(f"{outline.name}: {outline.num_parameters:,} parameters\n")
+        click.echo(printable(f"{outline.name}: {outline.num_parameters:,} parameters\n"))
         losses = (LOSS_COLUMN,) if "expected_divergence" in rows[0] else ()
         columns = [column for column in COLUMNS if _says(column, rows)]
         click.echo(tables.to_read(rows, (*columns, *losses)))

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from edgellama.cli.output.terminal import printable
 from edgellama.quant.records import dataclass
 
 Row = Mapping[str, Any]
@@ -70,7 +71,7 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], width: int | None =
 def to_read(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """``markdown`` for standard output, as wide as its terminal, if it is one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return markdown(rows, columns, width)
+    return printable(markdown(rows, columns, width))
 
 
 def _aligned(cells: Sequence[Sequence[str]], are_numbers: Sequence[bool]) -> str:
