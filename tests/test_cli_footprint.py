@@ -246,7 +246,7 @@ def test_a_killed_measurement_says_what_to_do(
         (tmp_path / f"{name}.py").write_text(f"import os; {end}")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(
-        EdgellamaError, match="was killed, .* memory ends; choose a shorter context"
+        EdgellamaError, match=r"was killed, .* memory ends; choose a shorter context"
     ):
         run_in_child("killed", {})
     with pytest.raises(EdgellamaError, match="process ended with exit code 7"):
