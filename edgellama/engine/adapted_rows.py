@@ -1,7 +1,7 @@
-"""Which rows of a step belong to which adapters: neighbours, so that ops run over ranges of rows.
+"""Orders a step's segments by their adapters, so that ops run over ranges of rows.
 
-Segments are put into an order in which equal adapters stand together; what is bound for their
-ops is said here, how the ops use it by ``adapter_ops``.
+Segments with equal adapters stand together. This module provides the values that their ops need;
+``adapter_ops`` uses them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""An adapter that is loaded: low-rank factors as kernels read them, where the file is mapped.
+"""An adapter that is loaded: low-rank factors as kernels read them, in the mapped file.
 
-Copied is what kernels cannot read where it lies: ranks that are no multiples of four, blocks of
-Q8_0 in second factors. First factors of quantized matrices become Q8_0, since their input is there
-as int8 alone. Which texts use an adapter, and how strongly, is ``adapter_set``'s.
+Two kinds of factors are copied, because kernels cannot read them in place: those whose rank is no
+multiple of four, and second factors in blocks of Q8_0. First factors of quantized matrices become
+Q8_0, since their input exists only as int8. ``adapter_set`` says which texts use an adapter, and
+how strongly.
 """
 
 from __future__ import annotations

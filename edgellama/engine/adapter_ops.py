@@ -1,9 +1,9 @@
-"""The calls that adapters add to products of matrices: hidden numbers, their scales, their share.
+"""The kernel calls that adapters add to matrix products: hidden numbers, scales, their share.
 
-For the rows of each group: ``into`` goes beside the products themselves, ``out_of`` after them.
-Where one adapter holds for all rows of a long step, kernels add its share themselves, and
-``before`` makes what they need. Without groups nothing is there. Kernels for many rows write whole
-tiles: hidden rows behind the last one are zero, and groups wait for each other.
+For the rows of each group, the ops of ``into`` run beside the products, and those of ``out_of``
+after them. If one adapter applies to all rows of a long step, kernels add its share themselves, and
+``before`` prepares the input. Without groups, nothing is added. Kernels for many rows write whole
+tiles, so hidden rows after the last one are zero, and groups wait for each other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The adapters that a text is computed with, each with a scale, and the memory that they need.
+"""The adapters that a text is computed with, each with a scale, and the memory they need.
 
-Between the two products of a pair of factors stand few numbers a token, "hidden" ones; those of
-all matrices that share an input stand side by side. Ops are ``adapter_ops``'s.
+Between the two products of a pair of factors there are a few numbers per token, called hidden.
+Those of all matrices with the same input lie side by side. ``adapter_ops`` has the ops.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The adapters that are loaded for one model, by name, and the sets of them that texts ask for.
+"""The adapters that are loaded for one model, by name, and the sets of them that texts use.
 
-Reading one is left to ``adapter``, its ops to ``adapter_ops``.
+``adapter`` reads one, and ``adapter_ops`` has the ops.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The calls of a layer's attention: rotate, store, attend; ``llama_program`` says when.
+"""The kernel calls of a layer's attention: rotate, store, attend.
 
-Knows how the kernels over pages of keys and values want their arguments.
+This module knows the arguments of the kernels for pages of keys and values. ``llama_program``
+decides when they run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The memory that a step works in: one set for an engine, reused by every step.
 
-Rows are padded to whole panels and tokens to whole tiles, so that matrix kernels need no tail
-code. Reserved for the largest step and touched only as far as steps are large. What a layer needs
-at different times shares memory.
+Rows are padded to whole panels and tokens to whole tiles, so that matrix kernels need no tail code.
+Memory is reserved for the largest step, and touched only as far as steps need it. Buffers that a
+layer needs at different times share memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who computed keys and values: what must be the same where saved ones are used.
+"""Describes who computed keys and values, which must match where saved ones are used.
 
-How they are written and compared is left to ``saved_pages``.
+``saved_pages`` writes and compares it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A flag that stops a running step: set from any thread, read by the executor at every op.
+"""A flag that stops a running step: any thread sets it, and the executor reads it at every op.
 
-``on_cancel`` belongs to whoever runs the step, and is called by who cancels.
+The code that runs a step sets ``on_cancel``; the thread that cancels calls it.
 """
 
 from __future__ import annotations

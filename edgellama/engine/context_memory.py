@@ -1,4 +1,4 @@
-"""How long a context this machine's memory allows by default, and what is said of others.
+"""The default context that this machine's memory allows, and warnings about longer ones.
 
 It knows the size of a token in the KV cache. A length that the user asks for is never changed.
 """

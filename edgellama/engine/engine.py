@@ -1,7 +1,7 @@
 """The engine: runs steps of a Llama over token ids, on its own threads.
 
-Sequences, steps, saved ones, and what instruments ask for. Knows no text, no sampling, no sessions;
-what it holds meanwhile is left to ``local_engine``.
+It offers sequences, steps, saved sequences, and calls for instruments. It knows no text, sampling
+or sessions. ``local_engine`` owns what it holds meanwhile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What callers may ask an engine for, checked before anything runs.
+"""The arguments of an engine, checked before anything runs.
 
 Options of texts are checked where texts are made.
 """

@@ -1,6 +1,6 @@
-"""The ops of a step run in parts, with what hooks want called between them.
+"""Runs the ops of a step in parts, and calls hooks between them.
 
-What hooks are is known to ``hooks``, where they are asked to ``llama_program``.
+``hooks`` defines hooks, and ``llama_program`` asks them.
 """
 
 from __future__ import annotations

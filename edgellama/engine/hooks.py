@@ -1,7 +1,7 @@
-"""Hooks: what sees, and may change, rows in the middle of a step.
+"""Hooks: functions that see, and may change, rows in the middle of a step.
 
-A hook is asked about each place of the program while it is written, and answers with ops of its
-own or with calls of Python functions; where no hook wants a place, nothing is there.
+While the program is written, each hook is asked about each place. It answers with ops of its own or
+with calls of Python functions. Where no hook wants anything, nothing is added.
 """
 
 from __future__ import annotations

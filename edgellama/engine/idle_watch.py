@@ -1,6 +1,6 @@
-"""A thread that lets an engine give back its memory once nobody has computed for a while.
+"""A thread that lets an engine release its memory when nobody has computed for a while.
 
-What is given back, and made again for the next step, is known to ``machinery``.
+``machinery`` knows what is released, and makes it again for the next step.
 """
 
 from __future__ import annotations

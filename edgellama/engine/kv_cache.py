@@ -1,7 +1,7 @@
-"""Keys and values of one sequence: a table of pages, and the tokens that they are of.
+"""Keys and values of one sequence: a table of pages, and the tokens they belong to.
 
-Pages are taken as tokens come, copied before they are written where others hold them too, and
-given back behind a sliding window. What is in them is the kernels', who holds them the pool's.
+Pages are taken as tokens come, copied before a write if other sequences hold them too, and released
+behind a sliding window. Kernels know what is in a page, the pool knows who holds it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Number types of a KV cache, one for keys and one for values: names, and bytes of a position.
+"""Number types of a KV cache, one for keys and one for values: names, and bytes per position.
 
-The types themselves are the kernels' (``signatures.CACHE_NUMBER_BITS``).
+The kernels define the types (``signatures.CACHE_NUMBER_BITS``).
 """
 
 from __future__ import annotations

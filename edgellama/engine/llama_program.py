@@ -1,7 +1,7 @@
-"""A Llama's forward pass written as the list of kernel calls that computes it.
+"""A Llama's forward pass, written as the list of kernel calls that computes it.
 
-Batch of matrices with one token read weights in an order of their own, those with a few tokens
-read as many rows as a vector has lanes, those with many expand panels of rows; activations lie as
+Products with one token read weights in an order of their own. Those with a few tokens read as many
+rows as a vector has lanes, and those with many expand panels of rows. Activations are laid out as
 each of them reads them.
 """
 

@@ -1,7 +1,7 @@
-"""What an engine of this process holds: weights, kernels, threads, pages and perhaps a card.
+"""The parts of an engine in this process: weights, kernels, threads, pages and perhaps a card.
 
-It is made, changed and given back here, between two steps. What callers have computed with it is
-left to ``engine``.
+They are made, changed and released here, between two steps. ``engine`` offers what callers compute
+with them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What steps run on: weights, the runner with its buffers, threads, programs.
 
-All of it can be given back and made again, with other threads too; between two steps, for which
-the engine cares. Which steps run, and for whom, is not known here.
+All of it can be released and made again, with other threads too. The engine makes sure that no step
+runs meanwhile. This module does not know which steps run, or for whom.
 """
 
 from __future__ import annotations

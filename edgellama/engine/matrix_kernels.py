@@ -1,6 +1,6 @@
-"""Which kernel multiplies a matrix, and how many of its rows are handed out at a time.
+"""Chooses the kernel that multiplies a matrix, and how many of its rows a thread takes at a time.
 
-Where its arguments lie is left to ``row_ops`` and ``llama_program``.
+``row_ops`` and ``llama_program`` lay out its arguments.
 """
 
 from __future__ import annotations

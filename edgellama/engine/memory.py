@@ -1,7 +1,4 @@
-"""Memory that costs only what is touched: reserved at once, paid for page by page.
-
-What lies in it is left to who asks for it.
-"""
+"""Memory that is reserved at once, but costs only the pages that are touched."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What tells one model from another, whatever its file is called or where it lies.
+"""Tells one model from another, whatever its file's name or path.
 
-Keys and values fit the model alone that they were computed by, and tokens the vocabulary alone.
+Keys and values fit only the model that computed them, and tokens only the vocabulary.
 """
 
 from __future__ import annotations

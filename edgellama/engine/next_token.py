@@ -1,9 +1,9 @@
-"""The next token of a sequence whose last step was its own: three numbers differ, no more.
+"""The next token of a sequence that had the last step alone: only three numbers change.
 
-After the weights of a step all of Python's memory is cold, so that each function that is called
-between two steps costs microseconds. A step like the one before it is therefore run again by what
-that has left: token, position and angles are written, the program stays. Whatever else could
-differ (another sequence, page, hook or adapter) makes it an ordinary step.
+After the weights of a step, all of Python's memory is cold, and each function call between two
+steps costs microseconds. So a step like the last one is run again with what that has left: token,
+position and angles are written, the program stays. Anything else that could differ (another
+sequence, page, hook or adapter) makes it an ordinary step.
 """
 
 from __future__ import annotations

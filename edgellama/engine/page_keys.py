@@ -1,6 +1,7 @@
-"""Keys of pages: what stands for the tokens of a page and of all before it.
+"""Keys of pages: a hash of the tokens of a page and of all tokens before it.
 
-A text's pages are found again by them. What else decides keys and values stands before the first.
+They find a text's pages again. Everything else that decides keys and values is hashed before the
+first page.
 """
 
 from __future__ import annotations

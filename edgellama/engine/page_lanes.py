@@ -1,8 +1,8 @@
-"""Pages of keys and values in one layout, laid out in another.
+"""Converts pages of keys and values from one layout to another.
 
-Tiers differ in how many positions share a block, and in the order of a value row's nibbles; the
-graphics card has chunks in place of blocks. The numbers are the same. How a block of each type
-looks is known to ``attention.cache_numbers``, the card's page to ``card.page_numbers``.
+Tiers differ in how many positions share a block, and in the order of a value row's nibbles. The
+graphics card has chunks in place of blocks. The numbers are the same. ``attention.cache_numbers``
+knows the blocks of each type, and ``card.page_numbers`` the card's page.
 """
 
 from __future__ import annotations

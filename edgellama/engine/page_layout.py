@@ -1,7 +1,7 @@
-"""Where keys and values lie in a page: 128 positions of one sequence, of all layers and heads.
+"""Where keys and values lie in a page: 128 positions of one sequence, all layers and heads.
 
-The formulas for a head's blocks are the kernels' (``layouts``). Who owns pages is left to
-``page_pool``, which of them make a sequence to ``kv_cache``.
+The formulas for a head's blocks come from the kernels (``layouts``). ``page_pool`` owns pages, and
+``kv_cache`` makes a sequence of them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Pages of keys and values: counted, shared, and kept for who asks for the same tokens again.
+"""Pages of keys and values: counted, shared, and kept for later texts with the same tokens.
 
-A page belongs to as many sequences as hold it. A full one that no sequence holds any more stays,
-under a byte limit, and is found again by its key, which stands for all tokens up to its end. The
-pages that were used least recently go first, and their memory goes back to the system.
+A page belongs to every sequence that holds it. When no sequence holds a full page any more, it
+stays, under a byte limit, and is found again by its key, which stands for all tokens up to its end.
+The least recently used pages go first, and their memory returns to the system.
 
-Nothing is counted up and down, since Ctrl-C may come between any two lines: how many hold a page,
-and how many pages there are, is the number of weak references to them. Nor is there a lock, which a
-signal's handler would find taken by its own thread while others wait for it: whatever threads do at
-once, a page that is held is not written, and at worst one is found by nobody any more.
+Ctrl-C may come between any two lines, so nothing is counted up and down: the number of holders of a
+page, and the number of pages, is the number of weak references to them. There is no lock either,
+because a signal handler could find it taken by its own thread. Whatever threads do at once, a page
+that is held is not written; at worst, one is found by nobody any more.
 """
 
 from __future__ import annotations

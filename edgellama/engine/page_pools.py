@@ -1,7 +1,7 @@
-"""The pages of an engine: a pool for each choice of types, all of one origin.
+"""The pages of an engine: a pool for each choice of types, all with the same origin.
 
-The origin stands for what else than tokens and adapters decides keys and values, so that texts are
-found again only where they would be computed as they were.
+The origin stands for everything besides tokens and adapters that decides keys and values. So texts
+are found again only where they would be computed in the same way.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The pages of one sequence in order, and their addresses as kernels read them.
+"""The pages of one sequence in order, and their addresses for kernels.
 
-Pages are taken as positions are to be written, copied where others hold them too, and given back.
-Which tokens they are of is the cache's business, who else holds them the pool's. Ctrl-C may come
-between any two lines: addresses are therefore not kept, but read off the pages after each change.
+Pages are taken when positions are written, copied if other sequences hold them too, and released.
+The cache knows the tokens, the pool the other holders. Ctrl-C may come between any two lines, so
+addresses are not kept, but read from the pages after each change.
 """
 
 from __future__ import annotations

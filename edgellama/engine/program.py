@@ -1,8 +1,8 @@
-"""A program: a table of kernel calls with their argument records, and the values bound per step.
+"""A program: a table of kernel calls with their argument records, and values bound per step.
 
-Knows how arguments are packed, not what a model is. Values that change from step to step
-(numbers of tokens and of segments) are named when the program is built and
-bound before each run.
+It knows how arguments are packed, but nothing about models. Values that change from step to step,
+such as numbers of tokens and segments, are named when the program is built, and bound before each
+run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sequences that had a step lately, and are expected back for the next one.
+"""Sequences that had a step lately, and probably want another one soon.
 
 Python needs a moment to choose a token. A step that waits for it reads the weights once for all.
 """

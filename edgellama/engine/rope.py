@@ -1,7 +1,7 @@
 """Angles of rotary positions, and their table for the tokens of one step.
 
-Knows base, linear, dynamic NTK and YaRN scaling (Peng et al. 2023) and the divisors of Llama 3.1;
-the rotation itself is a kernel.
+It knows base, linear, dynamic NTK and YaRN scaling (Peng et al. 2023), and the divisors of Llama
+3.1. A kernel does the rotation.
 """
 
 from __future__ import annotations

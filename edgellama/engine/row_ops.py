@@ -1,6 +1,6 @@
-"""The calls of kernels that work on rows: norms, SwiGLU, activations as int8.
+"""The kernel calls that work on rows: norms, SwiGLU, activations as int8.
 
-Each writes what the matrices that read its rows want: f32, int8 in one of two layouts, or both.
+Each writes what the next matrices read: f32, int8 in one of two layouts, or both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A program that is running, which another thread may stop in the middle of an op.
+"""A running program, which another thread may stop in the middle of an op.
 
-Threads look at a flag before every op. An op of a long prompt takes a large model's threads tens
-of milliseconds, so who cancels takes its remaining tasks away, too; those that have been taken
-are done to their end.
+Threads look at a flag before every op. An op of a long prompt takes the threads of a large model
+tens of milliseconds, so cancelling also takes away its remaining tasks. Tasks that were taken are
+finished.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Keys and values of a sequence in a file: its pages go there, and come from there, as they lie.
+"""Keys and values of a sequence in a file: pages are written and read as they lie.
 
-The file is left to ``saved_pages``, other layouts of pages to ``page_lanes``.
+``saved_pages`` handles the file, and ``page_lanes`` other layouts of pages.
 """
 
 from __future__ import annotations

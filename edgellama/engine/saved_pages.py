@@ -1,8 +1,7 @@
-"""Pages of keys and values in a file: written whole or not at all, mapped when they are read.
+"""Pages of keys and values in a file: written completely or not at all, mapped when read.
 
-A file fits the model, the types and the adapters that it was saved with; the tier may be another,
-whose pages are then laid out anew. The file's beginning is the business of ``saved_header``, whose
-pages they are is not known here.
+A file fits only the model, types and adapters that it was saved with. The tier may differ; pages
+are then rearranged. ``saved_header`` handles the beginning of the file.
 """
 
 from __future__ import annotations

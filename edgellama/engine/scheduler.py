@@ -1,9 +1,8 @@
-"""Which works share a step, and who runs it: there is no thread but those of the callers.
+"""Decides which works share a step, and who runs it; the callers' threads are the only ones.
 
-Who waits for a work and finds nobody driving drives: it runs steps for all that wait, puts their
-results where they are waited for, and hands over when its own is done. A few tokens for every
-sequence and pieces of long prompts share steps, or take turns, so that a long prompt stops no other
-text.
+A caller who waits for a work, and finds nobody driving, drives: it runs steps for all who wait,
+delivers their results, and hands over when its own work is done. A few tokens for every sequence
+and pieces of long prompts share steps, or take turns, so that a long prompt stops no other text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The segments of a step: whose tokens it computes, and the table that kernels read of them.
+"""The segments of a step: whose tokens it computes, and the table of them for kernels.
 
-A segment is some tokens of one sequence. Where its keys are split depends on the position of its
-tokens alone, so that what is computed depends on no other segment and on no reserved length.
+A segment is some tokens of one sequence. Where its keys are split depends only on the position of
+its tokens, so its results depend on no other segment and on no reserved length.
 """
 
 from __future__ import annotations

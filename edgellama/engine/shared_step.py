@@ -1,7 +1,7 @@
-"""One step of several works: memory for its tokens, and what it gives where that is waited for.
+"""One step of several works: gets memory for their tokens, and delivers the results.
 
-What a graphics card has no room for, or has lost, is an error of those alone whom it concerns.
-Which works share a step, and who runs it, is left to ``scheduler``.
+If a graphics card has no room for a sequence, or has lost it, only the works of that sequence get
+an error. ``scheduler`` decides which works share a step, and who runs it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One step: segments of several sequences in, the logits that are wanted of them out.
+"""One step: takes segments of several sequences, and returns the logits that are wanted.
 
-Fills the table of segments and the positions, and runs all layers and what is wanted of their rows.
-It knows neither who asked nor in which order; one step runs at a time.
+It fills the table of segments and the positions, and runs all layers and the wanted rows' output.
+It does not know who asked, or in which order. One step runs at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How long steps of a few tokens take, learnt from those that run.
+"""Learns from running steps how long steps of a few tokens take.
 
-What matters is how much more several tokens cost than one, which depends on the model, the
-processor and the depth of the text. Nothing is measured for its own sake.
+It estimates how much more several tokens cost than one, which depends on the model, the processor
+and the depth of the text. Nothing runs only to be measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Of which kind a step is: which kernels suit so many tokens, attended in such a way.
+"""The kinds of steps: which kernels suit a number of tokens, and a way to attend.
 
 Kernels for a few tokens and for many give the same bits; those for one add up in another order.
 """

@@ -1,7 +1,7 @@
-"""What follows a step's body, for the few rows that are wanted: the last layer's rest, and logits.
+"""The end of a step for the few rows that are wanted: the rest of the last layer, and logits.
 
-Most tokens of a prompt are computed for their keys and values alone, which the last layer has made
-before its attention. Knows rows and how they are multiplied; whose they are is ``step``'s.
+Most tokens of a prompt are computed only for their keys and values, which the last layer makes
+before its attention. This module knows rows and their products; ``step`` knows whose rows they are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which works' tokens go into a step together: few of every text, pieces of long prompts, or both.
+"""Plans a step: a few tokens of every text, pieces of long prompts, or both.
 
-Knows works and the limits of a step. When a step runs, and for whom, is the scheduler's business.
+It knows works and the limits of a step. The scheduler decides when a step runs, and for whom.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The rows of a step: which tokens they are, which are wanted, and whose they are.
+"""The rows of a step: which tokens they are, which ones are wanted, and whose they are.
 
-Rows are counted through all segments of a step in order. How they are computed is ``step``'s.
+Rows are counted through all segments of a step in order. ``step`` computes them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs the steps of one engine on its threads, and on its graphics card.
 
-Which works share a step is the scheduler's business, how a step is computed the runner's.
+The scheduler decides which works share a step; the runner computes it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How many tokens a step takes at most, by what a model's rows take of memory.
+"""The largest number of tokens in a step, from the memory that a model's rows take.
 
-Plain numbers, so that a command line can tell them before anything heavy is imported. Which tokens
-go into a step is left to ``step_planner``.
+These are plain numbers, so that a command can show them before anything heavy is imported.
+``step_planner`` decides which tokens go into a step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An instrument for the engine: how long each op of each step takes.
+"""An instrument for the engine: measures how long each op of each step takes.
 
-The system's clock is read between ops on the calling thread; every op waits for its own end, so
-that times do not run into each other. Knows programs, not models.
+The calling thread reads the system's clock between ops. Every op waits for its own end, so that
+times do not overlap. It knows programs, not models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which kernels a step takes, and the names of the numbers that differ from step to step.
+"""The kernels of a step, and the names of the numbers that differ from step to step.
 
-A program is written once for each ``StepKind``; what changes with every step, such as its number of
-tokens, is bound under these names when it runs. Which kind a step is of is known to ``step_kinds``.
+A program is written once for each ``StepKind``. Numbers that change with every step, such as its
+number of tokens, are bound under these names when it runs. ``step_kinds`` defines the kinds.
 """
 
 from __future__ import annotations

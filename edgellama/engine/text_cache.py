@@ -1,6 +1,6 @@
-"""What texts and the scheduler ask of a sequence, wherever its keys and values lie.
+"""The interface of a sequence for texts and the scheduler, wherever its keys and values lie.
 
-Where they lie is known to ``KVCache`` and to the cluster's sequences.
+``KVCache`` and the cluster's sequences implement it.
 """
 
 from __future__ import annotations

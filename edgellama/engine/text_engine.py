@@ -1,7 +1,7 @@
-"""What texts ask of an engine, said once for those whose layers run here and elsewhere.
+"""The interface of an engine for texts, shared by engines here and on other machines.
 
-Checks a call's arguments, lets the scheduler run it together with others, and gives its rows. How a
-step is run is left to the two kinds of engines.
+It checks a call's arguments, lets the scheduler run it together with others, and returns its rows.
+The two kinds of engines run the steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What else than its tokens decides the keys and values of a text.
+"""Everything besides its tokens that decides the keys and values of a text.
 
 That is the hooks of its tokens, its adapters, and the length of a prompt whose positions are scaled
-by it. What is forgotten where one of them changes is left to whoever holds keys and values.
+by it. The holders of keys and values decide what to forget when one of these changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Threads that give way to other programs: how each system is asked for it.
+"""Lets threads give way to other programs, on each system.
 
-Only threads of one's own may be lowered, since systems do not let everybody raise one again.
+Only threads of our own are lowered, since not every system lets every user raise a thread again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which kernels the models need that people usually run, beyond the one that is loaded now.
+"""The kernels that common models need, beyond the model that is loaded now.
 
-They are compiled together, the first time that anything is, so that no later model makes anybody
-wait. Names and contracts of kernels are known to signatures.
+They are compiled together, the first time that anything is compiled, so that later models need not
+wait. ``signatures`` knows the names and arguments of kernels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a caller wants computed: tokens to append to a sequence, in as many steps as they take.
+"""A caller's work: tokens to append to a sequence, in as many steps as they need.
 
-How far it has come is read off the sequence itself, so that an interruption between two lines
-leaves nothing to repair. Which works share a step is the scheduler's business.
+Its progress is read from the sequence itself, so an interruption between two lines leaves nothing
+to repair. The scheduler decides which works share a step.
 """
 
 from __future__ import annotations

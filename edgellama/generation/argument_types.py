@@ -1,6 +1,6 @@
-"""Types of arguments that several modules take: prompts of a batch, what errors are told to.
+"""Types of arguments that several modules take: prompts of a batch, callbacks for errors.
 
-Type checkers and docstrings read them. What may be in an argument is checked where it is used.
+They are for type checkers and docstrings. Values are checked where they are used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What callers may give as a prompt and as stop strings, and how it becomes what decoding takes.
+"""Checks prompts and stop strings from callers, and turns them into what decoding takes.
 
-Options of a text are left to ``text_options``.
+``text_options`` checks the options of a text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a generation gives back: its pieces while it runs, the whole with figures at the end.
+"""The results of a generation: pieces while it runs, and the whole text with figures.
 
-Plain frozen data; how tokens come about is known to decoding and session.
+These are plain frozen data; ``decoding`` and sessions make them.
 """
 
 from __future__ import annotations

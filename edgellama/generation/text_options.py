@@ -1,7 +1,7 @@
-"""Options of a text: what may be said about it, each written, checked and explained here alone.
+"""Options of a text: each is written, checked and explained here, and only here.
 
-Every call that generates takes them by name; text_request makes a ``Request`` of them, with a field
-of the same name for each.
+Every call that generates takes them by name. ``text_request`` makes a ``Request`` of them, with a
+field of the same name for each.
 """
 
 from __future__ import annotations

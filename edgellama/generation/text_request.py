@@ -1,6 +1,6 @@
-"""A request: all that a text is to be made from, out of a prompt and options.
+"""A request: everything that a text is made from, out of a prompt and options.
 
-What an option does is known to whoever reads its field; what may be said is left to text_options.
+The readers of a field obey the option, and ``text_options`` checks it.
 """
 
 from __future__ import annotations

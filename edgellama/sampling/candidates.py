@@ -1,7 +1,7 @@
-"""Tokens that may still be chosen, with their logits: what stages hand on to each other.
+"""Tokens that may still be chosen, with their logits; each stage passes them to the next.
 
-At first they are the whole vocabulary, and then fewer after each filter. What decides who stays is
-left to the stages.
+At first they are the whole vocabulary, and fewer after each filter. The stages decide which ones
+stay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random numbers of a text, which may be looked at before they are used up.
 
-What is chosen by them is left to ``sampler`` and ``stages``.
+``sampler`` and ``stages`` use them to choose.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A choice that is made where the logits are: what must be said there, and what is done with it.
+"""A choice that is made where the logits are: what it needs to know, and how it is carried out.
 
-Logits of a whole vocabulary are too many to be sent for each token. What a sampler needs are plain
-values; chance is drawn by who orders, so that an order that is carried out twice gives one token.
+The logits of a whole vocabulary are too many to send for each token, while a sampler needs only
+plain values. The side that orders draws the random numbers, so an order that is carried out twice
+gives the same token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Choosing among the tokens that a constraint allows.
 
-Where a constraint comes from is not known here, nor how a token is chosen.
+This module knows neither where a constraint comes from, nor how a token is chosen.
 """
 
 from __future__ import annotations

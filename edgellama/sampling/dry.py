@@ -1,7 +1,7 @@
-"""DRY ("don't repeat yourself"): a token that would carry on a repetition becomes less likely.
+"""DRY ("don't repeat yourself"): a token that would continue a repetition becomes less likely.
 
-Source: p-e-w, https://github.com/oobabooga/text-generation-webui/pull/5677. The penalty grows
-with the length of what is repeated, so loops break while names and phrases may come again.
+Source: p-e-w, https://github.com/oobabooga/text-generation-webui/pull/5677. The penalty grows with
+the length of the repetition, so loops break while names and phrases may come again.
 """
 
 from __future__ import annotations

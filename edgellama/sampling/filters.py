@@ -1,7 +1,7 @@
-"""Filters of logits: each says which tokens may be chosen; then one of them is.
+"""Filters of logits: each says which tokens may be chosen; then one of them is chosen.
 
-A filter takes float32 logits and returns the indices that it keeps, in rising order, so it can
-be checked alone. What weakens logits is in penalties and dry; the order is stages'.
+A filter takes float32 logits and returns the indices that it keeps, in rising order, so that it can
+be checked alone. ``penalties`` and ``dry`` weaken logits, and ``stages`` knows the order.
 """
 
 from __future__ import annotations

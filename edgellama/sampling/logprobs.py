@@ -1,6 +1,6 @@
-"""Log-probabilities as numbers: of a token, and of the likeliest at its place, by the logits.
+"""Log-probabilities as numbers: of a token, and of the likeliest tokens at its place.
 
-They come to the same bits wherever they are computed. What the tokens say is not known here.
+They have the same bits wherever they are computed. This module does not know the tokens' texts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mirostat: a limit of surprise that follows the text, so that it stays as surprising as asked.
+"""Mirostat: a limit on surprise that follows the text and keeps its surprise at a target.
 
 Source: https://arxiv.org/abs/2007.14966; version 2 and the numbers are llama.cpp's.
 """

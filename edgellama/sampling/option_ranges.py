@@ -1,6 +1,6 @@
-"""Which values a sampling option may have: as checks, and in words for errors and help.
+"""The values that a sampling option may have: as checks, and in words for errors and help.
 
-The options themselves, with their defaults, are in ``options``.
+``options`` has the options themselves, with their defaults.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a user may say about the choice of tokens, checked when it is said.
+"""The options for choosing tokens, checked when they are given.
 
-Every option stands here once: its default, its range, and the words that help prints. How it is
-obeyed is known to stages and sampler.
+Every option is defined here once: its default, its range, and its help text. Stages and the sampler
+obey it.
 """
 
 from __future__ import annotations

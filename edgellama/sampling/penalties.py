@@ -1,6 +1,6 @@
-"""Penalties by count: tokens that came lately become less likely.
+"""Penalties by count: tokens that came recently become less likely.
 
-What is lately, and which tokens are spared, is said by stages.
+``stages`` decides which tokens count as recent, and which ones are spared.
 """
 
 from __future__ import annotations

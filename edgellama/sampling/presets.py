@@ -1,6 +1,6 @@
-"""Options of sampling by one name, and how layers of options become one.
+"""Sampling options under one name, and how layers of options are merged.
 
-Single options, and what values they may have, are left to ``options``.
+``options`` has the single options and their values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Composes the stages once into a function from logits to the next token.
 
-A kernel that comes to the same tokens faster stands in for the last stages where they are those
-that it knows. Where the logits come from and when a text ends is left to others.
+If a kernel knows the last stages, it replaces them, and finds the same tokens faster. The sampler
+does not know where logits come from, or when a text ends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Filters that look at the shape of the whole distribution: spread, entropy, surprise.
 
-They take and give what those in filters do, with numbers as llama.cpp computes them, so that its
-results are theirs. XTC's and Mirostat's dice are thrown elsewhere.
+They have the same interface as those in ``filters``, and compute numbers as llama.cpp does, so that
+results agree. Random numbers for XTC and Mirostat come from elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Log-probabilities of a prompt, told where its logits are: a few numbers a token go back.
+"""Log-probabilities of a prompt, computed where its logits are: a few numbers a token come back.
 
-Logits of all tokens of a prompt are half a gigabyte a thousand tokens. Which texts these are of,
-and how the token behind the prompt is chosen, is known elsewhere.
+The logits of a prompt are half a gigabyte for a thousand tokens. This module knows neither the
+texts nor how the token after the prompt is chosen.
 """
 
 from __future__ import annotations

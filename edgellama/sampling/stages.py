@@ -1,7 +1,7 @@
-"""The stages between logits and a token: each is made of the options once, or is off.
+"""The stages between logits and a token: each is made from the options once, or is off.
 
-A stage takes candidates and gives others; what it computes is in filters, shape_filters,
-penalties and dry. Which stages there are, and their order, is said by the option ``samplers``.
+A stage takes candidates and returns others, computed in ``filters``, ``shape_filters``,
+``penalties`` and ``dry``. The option ``samplers`` says which stages there are, and their order.
 """
 
 from __future__ import annotations

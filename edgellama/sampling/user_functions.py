@@ -1,6 +1,6 @@
-"""Functions of the caller's that change logits or choose a token, and what is checked of them.
+"""Functions of the caller that change logits or choose a token, and checks of what they return.
 
-Their own errors are not touched. When they are called is known to sampler.
+Their own errors are passed on. ``sampler`` calls them.
 """
 
 from __future__ import annotations

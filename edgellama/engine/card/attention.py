@@ -1,7 +1,7 @@
-"""A layer's attention on a graphics card: what the executor calls, and what that is given.
+"""A layer's attention on a graphics card: the calls for the executor, and their arguments.
 
-Queries, keys, values and results are the step's own buffers, which the card reads and writes where
-they are. Which kernels there are is known to ``cuda.signatures``.
+Queries, keys, values and results are the step's own buffers, which the card reads and writes in
+place. ``cuda.signatures`` lists the kernels.
 """
 
 from __future__ import annotations

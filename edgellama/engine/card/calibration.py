@@ -1,8 +1,8 @@
-"""From how many tokens on attention is faster on the card, measured once on this machine.
+"""Measures once from how many tokens on attention is faster on the card than on the CPU.
 
-One layer's attention runs on both with the same random keys and values. Where the results are not
-the same, within what rounding explains, the card is never used by itself. What was found lies in
-the cache folder, for this card, driver, model shape and code.
+One layer's attention runs on both with the same random keys and values. If the results differ by
+more than rounding explains, "auto" never uses the card. The result is kept in the cache folder, for
+this card, driver, model shape and code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where attention is computed, as users say it.
+"""A user's choice of where attention is computed, checked.
 
-What follows from a choice is left to ``late_placement`` and ``placement``.
+``late_placement`` and ``placement`` act on it.
 """
 
 from __future__ import annotations

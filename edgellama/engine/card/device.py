@@ -1,6 +1,6 @@
-"""A graphics card that is in use: its context, one stream, its memory, and kernels for it.
+"""A graphics card in use: its context, one stream, its memory, and kernels for it.
 
-Which sequences use it is left to ``placement``.
+``placement`` decides which sequences use it.
 """
 
 from __future__ import annotations

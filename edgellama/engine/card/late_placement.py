@@ -1,6 +1,6 @@
-"""Places sequences on a card without importing anything of it until a text is long enough.
+"""Places sequences on a card, but imports nothing of it until a text is long enough.
 
-What is decided then is left to ``placement``.
+From then on, ``placement`` decides.
 """
 
 from __future__ import annotations

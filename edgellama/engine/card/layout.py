@@ -1,6 +1,7 @@
-"""Pages on a graphics card, and pages of which the first layers lie there.
+"""The layout of pages on a graphics card, and of pages whose first layers lie there.
 
-How a head's numbers lie is known to ``cuda.layouts``, the other layers' part to ``page_layout``.
+``cuda.layouts`` knows how a head's numbers lie, and ``page_layout`` the layers that stay on the
+CPU.
 """
 
 from __future__ import annotations

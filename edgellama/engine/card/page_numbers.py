@@ -1,6 +1,6 @@
 """The numbers of a page on the card, as rows of positions; pages are copied through them.
 
-How pages of the CPU look is known to ``page_lanes``, which lays out one for the other.
+``page_lanes`` knows the CPU's pages, and converts one kind into the other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Makes pages that lie on a graphics card, and copies them there, there and back.
+"""Makes pages on a graphics card, and copies pages to it, on it and back.
 
-How many there may be is the pool's and the card's memory's business.
+The pool and the card's memory limit their number.
 """
 
 from __future__ import annotations

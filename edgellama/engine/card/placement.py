@@ -1,7 +1,8 @@
-"""Which sequences lie on the graphics card, and what becomes of them when it cannot keep them.
+"""Decides which sequences lie on the graphics card, and moves them when it cannot keep them.
 
-A sequence moves there whole: its first layers or all, as many as fit. It comes back with all that
-it holds where the card's memory is full, and with nothing where the card is lost.
+A sequence moves there as a whole, with all of its layers or with as many of the first ones as fit.
+If the card's memory is full, it comes back with everything it holds; if the card is lost, with
+nothing.
 """
 
 from __future__ import annotations

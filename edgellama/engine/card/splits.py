@@ -1,8 +1,8 @@
-"""How a segment's work is cut on a card: its keys, so that blocks fill the card, and its launches.
+"""Cuts a segment's work on a card: its keys, so that blocks fill the card, and its launches.
 
-A token of a few is cut by its own position alone. Where a prompt's tiles are too few for the
-card's multiprocessors, a short piece behind many keys, their keys are cut too. That depends on the
-segment and the card alone: what others compute in the same step changes nothing.
+In segments of a few tokens, each token's keys are cut by the token's own position. If a prompt has
+too few tiles for the card's multiprocessors (a short piece behind many keys), its keys are cut too.
+This depends only on the segment and the card, never on other texts in the step.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What steps need of a graphics card besides pages: their buffers shown to it, tables, kernels.
+"""What steps need on a graphics card besides pages: access to their buffers, tables, kernels.
 
-One for each runner of steps, whose buffers it shows to the card; pages outlive it.
+Each runner of steps has one of these, for its own buffers. Pages outlive it.
 """
 
 from __future__ import annotations

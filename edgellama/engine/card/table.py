@@ -1,8 +1,8 @@
-"""The table of a step's segments as kernels on a card read it: written here, copied to the card.
+"""The table of a step's segments for kernels on a card: written here, copied to the card.
 
-A segment of a few tokens is attended token by token, its keys cut into parts by the position of
-each token alone; one of many tokens by tiles of query rows, see ``splits``. Both kinds of tasks are
-counted here.
+A segment of a few tokens is computed token by token, with keys cut into parts by each token's
+position. One of many tokens is computed by tiles of query rows, see ``splits``. This module counts
+both kinds of tasks.
 """
 
 from __future__ import annotations

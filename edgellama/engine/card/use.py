@@ -1,6 +1,6 @@
-"""How a model uses a graphics card, as its user reads it: ``Llama.card_use``.
+"""How a model uses a graphics card, for its user: ``Llama.card_use``.
 
-What decides about it is known to ``placement`` and ``choice``.
+``placement`` and ``choice`` decide about the use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many texts at once: what a prompt of a batch may be, how many run, what comes of them.
+"""Many texts at once: the prompts of a batch, how many run, and their results.
 
-``batch`` runs them; how one of them is made is left to ``decoding``.
+``batch`` runs them, and ``decoding`` makes each of them.
 """

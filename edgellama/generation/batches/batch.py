@@ -1,7 +1,7 @@
-"""Many generations at once: prompts in, finished texts out, in the order in which they end.
+"""Many generations at once: takes prompts, and yields finished texts in the order they end.
 
-Who ends makes room for the next prompt, so that any number of them takes the memory of a few.
-Which of their tokens share a step is the scheduler's business.
+A text that ends makes room for the next prompt, so any number of prompts takes the memory of a few.
+The scheduler decides which of their tokens share a step.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Lines of prompts and of texts, as objects of JSON: what ``edgellama batch`` reads and writes.
+"""Lines of prompts and of texts as JSON objects, as ``edgellama batch`` reads and writes them.
 
-Which lines there are, and where they go, is left to the command and to workers of a cluster.
+The command, and workers of a cluster, decide which lines there are, and where they go.
 """
 
 from __future__ import annotations

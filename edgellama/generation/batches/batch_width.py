@@ -1,6 +1,6 @@
-"""How many texts of a batch run at once: as many as are asked for, or as memory allows.
+"""How many texts of a batch run at once: as many as the caller asks for, or as memory allows.
 
-Each further text makes a step's reading of the weights cheaper for all, by less and less.
+Each further text makes reading the weights cheaper for all, by less and less.
 """
 
 from __future__ import annotations

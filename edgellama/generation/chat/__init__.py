@@ -1,5 +1,6 @@
 """Messages as prompts in a model's chat format, and conversations over one session.
 
-``conversation`` is what users hold, in three classes, each the one before and more: its record, its
-prompts, its replies. ``chat_format`` makes a request of messages, for batches and the server too.
+Users hold a ``conversation``, which consists of three classes: its record, its prompts and its
+replies, each extending the one before. ``chat_format`` makes a request of messages, also for
+batches and the server.
 """

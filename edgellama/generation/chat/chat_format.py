@@ -1,6 +1,6 @@
-"""What a reply of a chat is asked for: its messages as a prompt, its options, and its tools.
+"""Turns a chat's messages into a request: the prompt, the options and the tools of a reply.
 
-How a template shows tools and how calls are written is known to the room of tools.
+``edgellama.tools`` knows how a template shows tools, and how calls are written.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Thinking in chats: what a template is told of it, how prompts end, what replies begin with.
+"""Thinking in chats: what the template is told, how prompts end, how replies begin.
 
-Marks and how texts are parted are known to ``edgellama.text.reasoning``.
+``edgellama.text.reasoning`` knows the marks, and separates thinking from text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A conversation: replies to messages in the model's own chat format, over one session.
 
 It keeps messages and prompt tokens in step, so that a new turn computes only what is new.
-How messages become prompts is known to conversation_prompts, generating to session.
+``conversation_prompts`` turns messages into prompts, and the session generates.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The JSON file of a saved conversation: its form, checked when it is read.
+"""The JSON file of a saved conversation, whose form is checked when it is read.
 
-What messages mean is left to ``messages`` and ``transcript``.
+``messages`` and ``transcript`` know what messages mean.
 """
 
 from __future__ import annotations

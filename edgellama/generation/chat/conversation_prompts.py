@@ -1,7 +1,7 @@
-"""A conversation's messages as prompts: as many as fit, and one that the user still types.
+"""A conversation's messages as prompts: as many as fit, and one that the user is still typing.
 
-The template, the options of all replies and what happens in a full context belong to it. What
-becomes of replies is left to conversation.
+It has the template, the options of all replies, and the rule for a full context. ``conversation``
+handles replies.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What was said in a conversation, as its user reads, edits, saves and loads it.
+"""The messages of a conversation, as its user reads, edits, saves and loads them.
 
-How messages become prompts is left to ``conversation_prompts``, replies to ``conversation``.
+``conversation_prompts`` turns them into prompts, and ``conversation`` handles replies.
 """
 
 from __future__ import annotations

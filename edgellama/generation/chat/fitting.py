@@ -1,6 +1,6 @@
 """What a conversation does when its messages no longer fit the context.
 
-It knows messages and how long their prompts are; how they become tokens is conversation's.
+It knows messages and the lengths of their prompts. The conversation turns them into tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The prompt of a chat, with words that tell the model which form its answer must have.
+"""The prompt of a chat, with words that tell the model the form of its answer.
 
-They stand in the system prompt, so that they are computed once for all chats that ask for the
-same form; where a template has no system prompt, before the first message of the user.
+They stand in the system prompt, so that they are computed once for all chats with the same form. If
+a template has no system prompt, they stand before the user's first message.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Messages of a conversation: their form, checked wherever they come from.
 
-Texts in, texts kept: a content given in parts becomes one text, arguments of calls become objects.
-What a template makes of messages is left to chat_template and to the room of tools.
+A content given in parts becomes one text, and arguments of calls become objects. ``chat_template``
+and ``edgellama.tools`` know how a template shows messages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A conversation that runs the tools which its replies call, round by round, up to a limit.
 
-How a function is called is known to the room of tools; replies are the conversation's.
+``edgellama.tools`` calls the functions, and the conversation makes the replies.
 """
 
 from __future__ import annotations

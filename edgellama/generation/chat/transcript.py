@@ -1,6 +1,6 @@
-"""What was said in a conversation, as it is kept, edited and saved; nothing is computed here.
+"""The messages of a conversation as they are kept, edited and saved; nothing is computed here.
 
-Its file is left to ``conversation_file``, replies to ``conversation``.
+``conversation_file`` has the file, and ``conversation`` the replies.
 """
 
 from __future__ import annotations

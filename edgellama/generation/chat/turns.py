@@ -1,6 +1,7 @@
 """The last turn of a conversation as tokens: as its template writes them, and as computed.
 
-Encoding a reply's text can give other tokens than were generated; what a session holds is those.
+Encoding a reply's text can give other tokens than those that were generated. A session holds the
+generated ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What event loops iterate: a stream or a batch, asked for its next item by another thread.
+"""What event loops iterate: a stream or a batch, whose next item another thread fetches.
 
-Cancelling the task that waits ends the step, as do ``aclose`` and dropping the object.
+Cancelling the task that waits ends the step; so do ``aclose`` and dropping the object.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""For whom a call is made: a thread that waits for it, or a task of an event loop that awaits it.
+"""The caller of a text: a thread that waits for it, or a task of an event loop.
 
-Whoever asks is compared, never called; how a task's calls reach a thread is known to worker.
+Callers are only compared, never called. ``worker`` brings a task's calls to a thread.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A time limit of a text: cancels it from a thread of its own, since the text's is busy.
+"""A time limit of a text: cancels it from a thread of its own, since the text's thread is busy.
 
-Why a text ended is told by its cancel token, which keeps the reason "timeout".
+The cancel token keeps the reason, "timeout".
 """
 
 from __future__ import annotations

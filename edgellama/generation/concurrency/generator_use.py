@@ -1,7 +1,7 @@
-"""Generators that several threads may reach, though one may be inside at a time.
+"""Generators that several threads may reach, though only one may be inside at a time.
 
-Python tells a second thread by a ValueError, which becomes an error in our words or "not now" here.
-No lock keeps it out, since Ctrl-C could leave one taken.
+Python raises a ValueError in a second thread, which becomes our own error here, or "not now". There
+is no lock, since Ctrl-C could leave it taken.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Many works at once, their results in order: for what takes one pass over each of many texts.
+"""Runs many works at once and returns their results in order, for one pass over each text.
 
-As many texts are begun as fill a few steps, so that any number of them takes the memory of a few.
+Only as many texts are begun as fill a few steps, so any number of them takes the memory of a few.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Twins of calls, such as ``score_async`` of ``score``: methods with another method's arguments.
 
-Names, types and defaults are written once, at the first; the twin hands on whatever it is given.
+Names, types and defaults are written once, at the first method. The twin passes on what it gets.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who may run while others run: texts in the order in which they came, so many at a time.
+"""Turns: lets a number of texts run at once, in the order in which they came.
 
-Who has its turn is read off the list of those who are there. A text that is dropped is off that
-list, so that no place is lost wherever Ctrl-C ends one.
+A turn follows from the list of texts that are there. A text that is dropped leaves the list, so no
+place is lost wherever Ctrl-C ends one.
 """
 
 from __future__ import annotations

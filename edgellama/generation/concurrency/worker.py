@@ -1,6 +1,6 @@
-"""A thread that makes an event loop's calls, one after another, so that the loop never waits.
+"""A thread that runs an event loop's calls, one after another, so that the loop never waits.
 
-What is called, and what becomes of its answers, is the business of async_stream.
+``async_stream`` knows the calls, and what to do with their results.
 """
 
 from __future__ import annotations

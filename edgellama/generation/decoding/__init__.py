@@ -1,5 +1,5 @@
-"""One text, token after token: prefill, which token comes next, where the text ends.
+"""One text, token after token: prefill, the choice of the next token, the end of the text.
 
-``decoding`` is the loop. Of its parts ``prefill`` is the prompt, ``token_choice`` the next token,
-``growing_text`` what there is of it. Who computes logits is not known here.
+``decoding`` is the loop. Its parts are ``prefill`` for the prompt, ``token_choice`` for the next
+token and ``growing_text`` for the tokens so far. This room does not compute logits.
 """

@@ -1,7 +1,7 @@
-"""Orders for a text whose tokens are chosen where its logits are computed, on another machine.
+"""Orders for a text whose tokens are chosen on another machine, where its logits are.
 
-Chance is drawn here, so the tokens are those that a choice here would give. What an order cannot
-say (functions of users, learning samplers) has its logits sent instead.
+Random numbers are drawn here, so the tokens are the same as with a choice here. If an order cannot
+express the choice (functions of users, learning samplers), the logits are sent instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From the form that a request asks for to the constraint of its text, and from text to object.
+"""Turns the form that a request asks for into a constraint, and the finished text into an object.
 
-What a form is, is known to ``constraints``; when a constraint is asked, to ``token_choice``.
+``constraints`` defines forms, and ``token_choice`` applies the constraint.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One generation: prefill what the cache lacks, then choose token after token.
+"""One generation: prefills what the cache lacks, then chooses token after token.
 
 It knows which tokens are computed next, what their logits are for, and the reasons to stop.
-Who may start one, and what the text is for, is left to session and conversation.
+Sessions and conversations decide who may start one, and use the text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Counts and seconds of one generation, without the time that its caller spends.
 
-What is counted, and when, is known to ``decoding``.
+``decoding`` decides what is counted, and when.
 """
 
 from __future__ import annotations

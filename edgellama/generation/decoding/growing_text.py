@@ -1,7 +1,6 @@
 """The tokens of one text as it grows: appended, forced by what came before, taken back.
 
-Words, choice and end hear of each. Which token is chosen, and what is computed for it, is left to
-``decoding``.
+The text's words, choice and end are told of each. ``decoding`` chooses tokens and computes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Tokens whose text may become a banned string: held until it is certain, or taken back.
+"""Tokens whose text may become a banned string: held until that is certain, or taken back.
 
-It knows the text of each token, and how to forget some of it. Choosing others in their place is
-left to decoding.
+It knows the text of each token, and can forget some. ``decoding`` chooses others in their place.
 """
 
 from __future__ import annotations

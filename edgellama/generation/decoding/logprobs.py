@@ -1,7 +1,7 @@
-"""Log-probabilities of tokens in the model's own distribution, before anything is done to it.
+"""Log-probabilities of tokens in the model's own distribution, before sampling changes it.
 
-Those of a text are noted as its tokens are chosen, those of a prompt as its steps are computed.
-What asks for none pays for none.
+Those of a text are noted when its tokens are chosen, those of a prompt when its steps are computed.
+Texts that ask for none pay nothing.
 """
 
 from __future__ import annotations

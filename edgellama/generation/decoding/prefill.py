@@ -1,6 +1,6 @@
-"""The prompt of a generation: what of it is computed next, how far that has come, and who hears.
+"""The prompt of a generation: its next piece, its progress, and the callback that hears of it.
 
-Its log-probabilities are noted on the way, if they are wanted. What follows is decoding's.
+It notes the prompt's log-probabilities, if they are wanted. ``decoding`` continues after it.
 """
 
 from __future__ import annotations

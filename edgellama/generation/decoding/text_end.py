@@ -1,6 +1,6 @@
 """Why and where a text ends.
 
-Who asks is ``decoding``; stop strings are found by ``text_assembly``.
+``decoding`` asks, and ``text_assembly`` finds stop strings.
 """
 
 from __future__ import annotations

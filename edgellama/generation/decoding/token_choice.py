@@ -1,7 +1,7 @@
-"""Which token comes next in one text: what the sampler chooses among all that nothing forbids.
+"""Chooses the next token of one text among all that nothing forbids.
 
-It joins sampler, constraint, tokens that banned strings have refused, and log-probabilities, and
-keeps them in step when tokens come and are taken back. What is computed when is decoding's.
+It joins sampler, constraint, tokens refused by banned strings, and log-probabilities, and keeps
+them in step when tokens come and are taken back. ``decoding`` decides what is computed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What a model tells of texts without writing one: vectors, ranks, scores, verdicts.
+"""Calls that read texts without writing one: vectors, ranks, scores, verdicts.
 
-A file each: ``embedding``, ``reranking``, ``scoring``, ``moderation``. Running many of them at once
-is left to ``concurrency``.
+Each has a file: ``embedding``, ``reranking``, ``scoring``, ``moderation``. ``concurrency`` runs
+many of them at once.
 """

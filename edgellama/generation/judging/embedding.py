@@ -1,6 +1,6 @@
-"""Texts to vectors: the hidden states of a text's tokens after the last norm, pooled to one.
+"""Turns texts into vectors: hidden states after the last norm, pooled to one vector.
 
-What a file says of pooling is read here; how many texts are computed together is in_order's.
+It reads what a file says about pooling. ``in_order`` decides how many texts run together.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Llama Guard's judgement of a conversation: safe or not, what it violates, and how sure that is.
+"""Llama Guard's judgement of a conversation: safe or not, what it violates, and how sure it is.
 
-How a model is asked is known to guard_prompts.
+``guard_prompts`` knows how to ask a model.
 """
 
 from __future__ import annotations

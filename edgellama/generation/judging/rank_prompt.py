@@ -1,6 +1,6 @@
-"""What a model is asked of a query and a document, and how its answers are understood.
+"""The question to a model about a query and a document, and how its answers are read.
 
-Scoring the prompts is left to ``reranking``.
+``reranking`` scores the prompts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Documents in the order in which they answer a query: by how probably a model says yes.
+"""Orders documents by how well they answer a query: how probably a model says yes.
 
-What the prompts of all documents begin with alike is computed once, and then forked; how many
-documents are computed together is in_order's, what the model is asked rank_prompt's.
+The common beginning of all prompts is computed once, and then forked. ``in_order`` decides how many
+documents run together, and ``rank_prompt`` writes the question.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""How probable a model finds a text, and which of several ways a prompt goes on.
+"""How probable a model finds a text, and which of several continuations of a prompt.
 
-What texts begin with alike is computed once, and then forked. Log-probabilities themselves are
-logprobs' business.
+A common beginning is computed once, and then forked. ``logprobs`` computes log-probabilities.
 """
 
 from __future__ import annotations

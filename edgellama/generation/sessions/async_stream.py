@@ -1,6 +1,6 @@
 """A stream for event loops: the chunks of one generation for ``async for``, and its result.
 
-The thread that computes, and what cancelling a task ends, are known to ``async_items``.
+``async_items`` has the thread that computes, and ends it when a task is cancelled.
 """
 
 from __future__ import annotations

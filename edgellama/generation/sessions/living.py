@@ -1,6 +1,6 @@
-"""A list of things that keeps none of them alive: a model's sessions, so that it can close them.
+"""A list that keeps none of its members alive, such as a model's sessions, which it closes.
 
-It is thread-safe, and left consistent by Ctrl-C at any line.
+It is thread-safe, and Ctrl-C at any line leaves it consistent.
 """
 
 from __future__ import annotations

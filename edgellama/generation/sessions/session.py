@@ -1,8 +1,8 @@
 """A session: one KV cache over a shared engine, and the generations that use it.
 
-It reuses what the cache already holds of a prompt, refuses what does not fit, and lets one
-generation run at a time. It knows tokens and plain text; messages are left to conversation, what
-is held between texts to session_state.
+It reuses the part of a prompt that the cache already holds, refuses prompts that do not fit, and
+lets one generation run at a time. It knows tokens and plain text. Conversations handle messages,
+and ``session_state`` keeps what is held between texts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a session holds: tokens with their keys and values, adapters, and the stream that uses them.
+"""The content of a session: tokens with keys and values, adapters, and the stream that uses them.
 
-It is saved, loaded and given back here. Texts are left to session.
+It is saved, loaded and released here. ``session`` generates texts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A generation as an iterator that can be cancelled from any thread and never leaks.
 
-It hands out the chunks of a decoding and ends exactly once: at the last chunk, on an error, on
+It passes on the chunks of a decoding, and ends exactly once: at the last chunk, on an error, on
 close, or when it is dropped.
 """
 

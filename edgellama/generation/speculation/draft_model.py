@@ -1,7 +1,7 @@
-"""Guesses of a smaller model with the same vocabulary, which goes on with the text greedily.
+"""Guesses of a smaller model with the same vocabulary, which continues the text greedily.
 
-It keeps a sequence of its own beside the text's. How long its drafts are depends on how sure it is
-of each token, on how often it was right when it was so sure, and on what its own steps cost.
+It keeps its own sequence beside the text's. The length of a draft depends on how sure the model is
+of each token, how often it was right when it was so sure, and what its steps cost.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How many tokens to guess at a time: what is likely to be right, against what a step costs.
+"""How many tokens to guess at a time: the chance that they are right, against a step's cost.
 
-Guesses are made only where they are expected to save time, and only as far as what they may cost
-is on account: time that earlier guesses have saved, and a hundredth of the time of all tokens. So
-whatever the text is like, it comes out at most that much slower.
+Guesses are made only where they should save time, and only within a budget: the time that earlier
+guesses have saved, and a hundredth of the time of all tokens. So no text gets more than that much
+slower.
 """
 
 from __future__ import annotations

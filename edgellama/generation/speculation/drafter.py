@@ -1,7 +1,7 @@
-"""What a draft is: tokens that are likely to come next, guessed without the model.
+"""A draft: tokens that probably come next, guessed without the model.
 
-Decoding computes them in one step with the token before, and keeps those that its sampler
-chooses as well. So a draft decides how fast a text comes, never what it says.
+Decoding computes them in one step with the token before, and keeps those that its sampler chooses
+as well. So a draft decides how fast a text comes, never what it says.
 """
 
 from __future__ import annotations

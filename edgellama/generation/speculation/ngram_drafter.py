@@ -1,7 +1,7 @@
-"""Guesses out of the text itself: what came after the same words before comes again.
+"""Guesses from the text itself: what followed the same words before may follow again.
 
-Follows an earlier place of the text as long as that goes on in the same way, and picks it up
-again a few tokens after a difference, as an edited text does with its original.
+It follows an earlier place of the text as long as both agree, and picks it up again a few tokens
+after a difference, as an edited text does with its original.
 """
 
 from __future__ import annotations

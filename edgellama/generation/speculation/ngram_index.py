@@ -1,7 +1,8 @@
-"""Where the last tokens of a text have stood before: an index that grows with it.
+"""An index of earlier places where the last tokens of a text occurred; it grows with the text.
 
-A few hash tables of fixed size, one for each length of a run, hold the latest place of each run.
-What is found is compared with the text itself, so a clash costs a find and never gives a false one.
+A few hash tables of fixed size, one for each length of a run, hold the latest place of each run. A
+place that is found is compared with the text itself, so a clash of hashes loses a find but never
+gives a wrong one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Guesses out of a text that the caller expects, such as the file that an answer edits.
+"""Guesses from a text that the caller expects, such as the file that an answer edits.
 
-The expected text stands before prompt and text, where n-grams find it like any earlier place.
+The expected text is put before prompt and text, where n-grams find it like any earlier place.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whether and how the texts of a model are guessed ahead: what its sessions and batches share.
+"""Whether and how the next tokens of a model's texts are guessed, for all sessions and batches.
 
-What is guessed is left to the drafters, how many to ``draft_width``.
+Drafters make the guesses, and ``draft_width`` says how many.
 """
 
 from __future__ import annotations
