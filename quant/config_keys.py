@@ -24,7 +24,8 @@ class ConfigKeys:
     def __init__(self, metadata: Mapping[str, object]) -> None:
         self._metadata = metadata
         architecture = metadata.get(ARCHITECTURE_KEY)
-        self._prefix = architecture if isinstance(architecture, str) else USUAL_ARCHITECTURE
+        is_named = isinstance(architecture, str)
+        self.architecture = str(architecture) if is_named else USUAL_ARCHITECTURE
 
     def get(self, name: str) -> object:
         return self._metadata.get(self._full(name))
@@ -68,4 +69,4 @@ class ConfigKeys:
         return value
 
     def _full(self, name: str) -> str:
-        return name if name.startswith("edgellama.") else f"{self._prefix}.{name}"
+        return name if name.startswith("edgellama.") else f"{self.architecture}.{name}"

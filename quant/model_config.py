@@ -19,6 +19,8 @@ from edgellama.quant.ways import Way
 
 ARCHITECTURES = ("llama", "smollm3", "internlm2", "xverse", "ernie4_5")
 """Those of GGUF whose models are Llamas, but for layers without positions."""
+CONVERTIBLE = ("qwen2", "phi3")
+"""Those that become a Llama's file without being quantized again."""
 UNROTATED_STEPS = MappingProxyType({"smollm3": 4})
 EMBEDDING = "token_embd.weight"
 
@@ -147,6 +149,12 @@ NO_MODELS = MappingProxyType(
 """What ``general.type`` says of files that are no models, and what they are for."""
 
 
+_TO_LLAMA = Way(
+    'edgellama.convert.convert(OLD, NEW, type="copy") makes it a Llama\'s file without loss',
+    "make it a Llama's file without loss: edgellama convert OLD.gguf NEW.gguf --type copy",
+)
+
+
 def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelConfig:
     keys = ConfigKeys(metadata)
     architecture = metadata.get("general.architecture")
@@ -156,7 +164,8 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
         raise UnsupportedModelError(f"the file holds {what}, not a model", way=way)
     if architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
-            f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}"
+            f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}",
+            way=_TO_LLAMA if architecture in CONVERTIBLE else None,
         )
     if keys.integer("expert_count", 0):
         raise UnsupportedModelError("mixtures of experts cannot run; supported: dense Llama models")

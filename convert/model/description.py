@@ -23,6 +23,7 @@ from edgellama.convert.model.family import (
 )
 from edgellama.convert.model.general import general_items
 from edgellama.convert.model.generation_config import FILE, end_token_items, sampling_items
+from edgellama.convert.model.gguf_relatives import llama_of_gguf
 from edgellama.convert.model.gguf_source import gguf_items
 from edgellama.convert.model.hparams import (
     HyperParameters,
@@ -164,7 +165,8 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
             f"the split pattern {shown(pre)}: {checkpoint.path} has none; "
             "allowed: with byte-level BPE"
         )
-    return ModelDescription(MappingProxyType(items), tuple(checkpoint.tensors.values()))
+    keys, tensors = llama_of_gguf(str(checkpoint.path), items, checkpoint.tensors)
+    return ModelDescription(MappingProxyType(dict(keys)), tuple(tensors.values()))
 
 
 def _missing_pattern(path: Path, items: Mapping[str, MetadataItem]) -> str | None:

@@ -15,7 +15,7 @@ from edgellama.convert.metadata import MetadataItem
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, MetadataValue, StringArray, require_model
-from edgellama.quant.model_config import ARCHITECTURES
+from edgellama.quant.model_config import ARCHITECTURES, CONVERTIBLE
 
 # What depends on the output's types, parts and layout is for the writer to say.
 _REPLACED = ("general.file_type", "general.quantization_version", "general.alignment")
@@ -34,10 +34,10 @@ def gguf_items(path: Path) -> dict[str, MetadataItem]:
     with GGUFFile(path) as file:
         require_model(file)
         architecture = file.metadata.get("general.architecture")
-        if architecture not in ARCHITECTURES:
+        if architecture not in (*ARCHITECTURES, *CONVERTIBLE):
             raise UnsupportedModelError(
                 f"{file.path}: architecture {shown(architecture)} cannot be converted; "
-                f"supported: {', '.join(ARCHITECTURES)}"
+                f"supported: {', '.join((*ARCHITECTURES, *CONVERTIBLE))}"
             )
         if file.metadata.get(f"{architecture}.expert_count"):
             raise UnsupportedModelError(

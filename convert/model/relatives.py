@@ -189,11 +189,13 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
 )
 
 
-def renamed_keys(items: Mapping[str, MetadataItem], architecture: str) -> dict[str, MetadataItem]:
-    """The keys of a Llama under another architecture's name."""
-    usual = f"{USUAL_ARCHITECTURE}."
+def renamed_keys(
+    items: Mapping[str, MetadataItem], architecture: str, of: str = USUAL_ARCHITECTURE
+) -> dict[str, MetadataItem]:
+    """The keys of one architecture, a Llama's by default, under another's name."""
+    prefix = f"{of}."
     named = {
-        f"{architecture}.{key.removeprefix(usual)}" if key.startswith(usual) else key: item
+        f"{architecture}.{key.removeprefix(prefix)}" if key.startswith(prefix) else key: item
         for key, item in items.items()
     }
     return named | {ARCHITECTURE_KEY: metadata.text(architecture)}

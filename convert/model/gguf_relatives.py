@@ -1,0 +1,90 @@
+"""GGUF files of other architectures that are Llamas with rows in another order: qwen2 and phi3.
+
+Rows of queries and keys are in Hugging Face's order there, and Phi-3's matrices lie in one. Rows
+are taken as they are stored, so that nothing is quantized anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from edgellama.convert import metadata
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.model.derived_tensors import PickedRows
+from edgellama.convert.model.relatives import renamed_keys
+from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
+from edgellama.quant.config_keys import ConfigKeys
+from edgellama.quant.errors import ModelFileError
+from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.model_config import CONVERTIBLE
+
+Tensors = Mapping[str, SourceTensor]
+Items = Mapping[str, MetadataItem]
+_LAYER = re.compile(r"(blk\.\d+\.)(attn_q|attn_k|attn_qkv|ffn_up)\.(weight|bias)")
+_SHORT, _LONG = "rope_factors_short.weight", "rope_factors_long.weight"
+_CONTEXT, _ORIGINAL = "context_length", "rope.scaling.original_context_length"
+_SCALING = "rope.scaling.type"
+
+
+def llama_of_gguf(source: str, items: Items, tensors: Tensors) -> tuple[Items, Tensors]:
+    """The keys and tensors of a Llama; those given, unless the architecture is another.
+
+    ModelFileError for sizes that contradict the tensors.
+    """
+    keys = ConfigKeys(MappingProxyType({key: item.value for key, item in items.items()}))
+    if keys.architecture not in CONVERTIBLE:
+        return items, tensors
+    try:
+        found = _in_order(keys, tensors)
+    except (ValueError, IndexError) as error:
+        raise ModelFileError(f"{source}: {error}; needed: what its sizes say") from None
+    except ModelFileError as error:
+        raise error.within(source) from None
+    own = dict(items)
+    if _SHORT in tensors:
+        # Beyond the original length all positions have the long factors.
+        original = keys.integer(_ORIGINAL, keys.integer(_CONTEXT))
+        shorter = min(original, keys.integer(_CONTEXT))
+        own[f"{keys.architecture}.{_CONTEXT}"] = metadata.unsigned(shorter)
+        own.pop(f"{keys.architecture}.{_SCALING}", None)
+    return renamed_keys(own, "llama", of=keys.architecture), found
+
+
+def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
+    """The tensors of a Llama. ValueError or IndexError for rows that are no heads."""
+    heads = keys.size("attention.head_count")
+    shared = keys.size("attention.head_count_kv", heads)
+    size = keys.size("attention.key_length", max(1, keys.size("embedding_length") // heads))
+    rotated, hidden = keys.size("rope.dimension_count", size), keys.size("feed_forward_length")
+    rows = {"attn_q": heads * size, "attn_k": shared * size, "attn_v": shared * size}
+    found: dict[str, SourceTensor] = {}
+    for name, tensor in tensors.items():
+        match = _LAYER.fullmatch(name)
+        parts = {name: tensor}
+        if match is not None and match[2] == "attn_qkv":
+            parts = _apart(tensor, match, rows)
+        elif match is not None and match[2] == "ffn_up" and tensor.num_rows == 2 * hidden:
+            parts = _apart(tensor, match, {"ffn_gate": hidden, "ffn_up": hidden})
+        elif name in (_SHORT, _LONG):
+            parts = {ROPE_FREQS: tensor.renamed(ROPE_FREQS)} if name == _SHORT else {}
+        for part, piece in parts.items():
+            num_heads = {"attn_q": heads, "attn_k": shared}.get(part.split(".")[-2])
+            found[part] = piece if num_heads is None else PermutedTensor(piece, num_heads, rotated)
+    return found
+
+
+def _apart(
+    tensor: SourceTensor, match: re.Match[str], rows: Mapping[str, int]
+) -> dict[str, SourceTensor]:
+    """The matrices that lie below each other in one."""
+    if len(tensor.shape) != 2 or tensor.num_rows != sum(rows.values()):
+        raise ValueError(f"tensor {tensor.name} has {tensor.num_rows} rows, not those of {rows}")
+    found: dict[str, SourceTensor] = {}
+    start = 0
+    for part, count in rows.items():
+        name = f"{match[1]}{part}.{match[3]}"
+        found[name] = PickedRows(name, tensor, [range(start, start + count)])
+        start += count
+    return found
