@@ -8,6 +8,7 @@ that a warm start never pays for them. Bytes and places are written in ``layouts
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
@@ -227,10 +228,14 @@ def _one_thread_signatures() -> Table:
 
 ONE_THREAD_SIGNATURES: Mapping[Kernel, Signature] = MappingProxyType(_one_thread_signatures())
 """Every kernel that is called by itself and shares nothing between threads."""
-KERNELS: Mapping[str, Kernel] = MappingProxyType(
-    {kernel.name: kernel for kernel in (*SIGNATURES, *ONE_THREAD_SIGNATURES)}
-)
-"""All of both, by name."""
+
+
+@cache
+def kernels_by_name() -> Mapping[str, Kernel]:
+    """All of both by their names, which compilers alone ask for."""
+    return MappingProxyType(
+        {kernel.name: kernel for kernel in (*SIGNATURES, *ONE_THREAD_SIGNATURES)}
+    )
 
 
 def signature_of(kernel: Kernel) -> Signature:

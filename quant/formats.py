@@ -16,6 +16,7 @@ from edgellama.quant.records import dataclass
 Writer: TypeAlias = Literal["copy", "round", "search"]
 """How rows of f32 become a format: as they are, number by number, or with scales that are
 searched for."""
+WRITERS = frozenset(get_args(Writer))
 MAX_PACKED_SUM = (1 << 15) - 1
 """Half a group's products with int8 are added up in 16 bits."""
 QUARTERS, PAIRS, IN_ORDER = 0, 1, 2
@@ -91,7 +92,7 @@ class Format:
     def __post_init__(self) -> None:
         if self.ggml_id < 0 or self.block_size < 1 or self.block_bytes < 1:
             raise ValueError(f"impossible format: {self!r}")
-        if not set(self.writers) <= set(get_args(Writer)):
+        if not WRITERS.issuperset(self.writers):
             raise ValueError(f"unknown writers: {self!r}")
 
     @property

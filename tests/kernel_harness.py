@@ -21,12 +21,12 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.layouts import PANEL_VECTORS, TOKEN_PADDING, records_bytes
 from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier, available_tiers
 from edgellama.kernels_cpu.signatures import (
-    KERNELS,
     QUANTIZED,
     RECORD_TILES,
     SIGNATURES,
     SKINNY_TILES,
     Kernel,
+    kernels_by_name,
 )
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY
@@ -175,7 +175,7 @@ class KernelRunner:
     def __call__(self, name: str, num_threads: int = 1, **arguments: Any) -> None:
         """Run a kernel as thread ``num_threads - 1`` finds all tasks, then as the others do."""
         self.preload([name])
-        signature = SIGNATURES[KERNELS[name]]
+        signature = SIGNATURES[kernels_by_name()[name]]
         counter = np.zeros(layout.COUNTER_BYTES // 8, np.int64)
         arguments = {**arguments, "counter": counter}
         packed = argument_slots(signature.parameters, signature.float_parameters, arguments)

@@ -43,14 +43,15 @@ if triple != binding.get_process_triple():
     binding.initialize_all_asmprinters()
     binding.get_process_triple = lambda: triple
 from edgellama.kernels_cpu.compiling import jit
-from edgellama.kernels_cpu.signatures import KERNELS
+from edgellama.kernels_cpu.signatures import kernels_by_name
 
 original = jit.target_machine
 jit.target_machine = lambda: Printing(original())
 optimize = jit.optimize
 jit.optimize = lambda module, machine: optimize(module, machine.machine)
 jit.use_tier(next(tier for tier in cpu.TIERS if tier.name == sys.argv[2]))
-print(json.dumps({name: jit.compile_kernel(KERNELS[name]).decode() for name in sys.argv[4:]}))
+kernels = {name: kernels_by_name()[name] for name in sys.argv[4:]}
+print(json.dumps({name: jit.compile_kernel(kernel).decode() for name, kernel in kernels.items()}))
 """
 KERNELS = {
     "avx512vnni": ("gemv_Q4_0", "gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),

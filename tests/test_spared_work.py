@@ -16,13 +16,13 @@ PROGRAM = """
 import hashlib
 from edgellama.kernels_cpu.compiling import front_end, jit
 from edgellama.kernels_cpu.machine.cpu import compilable_tier
-from edgellama.kernels_cpu.signatures import KERNELS
+from edgellama.kernels_cpu.signatures import kernels_by_name
 if {plain}:
     front_end.spare_all = lambda typing_context: None
     del front_end.KernelLibrary._optimize_functions
 jit.use_tier(compilable_tier("generic"))
 for name in {names}:
-    print(name, hashlib.sha256(jit.compile_kernel(KERNELS[name])).hexdigest())
+    print(name, hashlib.sha256(jit.compile_kernel(kernels_by_name()[name])).hexdigest())
 """
 
 

@@ -20,7 +20,7 @@ from kernel_harness import TIERS, Array, KernelRunner
 
 from edgellama.kernels_cpu.compiling.code_loader import Layout
 from edgellama.kernels_cpu.compiling.elf_object import ElfObject
-from edgellama.kernels_cpu.signatures import KERNELS, SIGNATURES
+from edgellama.kernels_cpu.signatures import SIGNATURES, kernels_by_name
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.quant.formats import FORMATS_BY_NAME
 
@@ -63,7 +63,7 @@ class RecordingRunner(KernelRunner):
     def __call__(self, name: str, num_threads: int = 1, **arguments: Any) -> None:
         """As a ``KernelRunner`` calls a kernel."""
         self.preload([name])
-        signature = SIGNATURES[KERNELS[name]]
+        signature = SIGNATURES[kernels_by_name()[name]]
         arguments["counter"] = np.zeros(layout.COUNTER_BYTES // 8, np.int64)
         places: list[tuple[Array, int]] = []
         record, end = b"", ARENA_AT + BETWEEN

@@ -91,7 +91,7 @@ class LocalEngine(TextEngine):
             file, self.config, self.tier,
             num_threads=num_threads, layers=self.layers, is_exact=exact, timer=timer,
         )  # fmt: skip
-        guesses = self._compile(progress, companions)
+        self._compile(progress, companions)
         buffers = machine.open().buffers
         self.adapters = AdapterShelf(
             file, self.config, buffers.num_rows, buffers.panel_rows, machine.kernels.ensure
@@ -100,7 +100,7 @@ class LocalEngine(TextEngine):
         self._steps = steps = StepRuns(machine, self.config.vocab_size, timer)
         self.scheduler = Scheduler(
             steps.run, self.step_tokens, are_all_split=exact,
-            may_guess=lambda: machine.kernels.are_there(guesses),
+            may_guess=self._may_guess,
         )  # fmt: skip
         self._placement: LatePlacement | None = None
         if attention.is_for_cards and not exact:
@@ -115,16 +115,22 @@ class LocalEngine(TextEngine):
 
     def _compile(
         self, progress: Callable[[int, int], None] | None, companions: Iterable[str]
-    ) -> set[str]:
-        """Have the kernels of texts; those that check guesses, which come later, are returned."""
+    ) -> None:
+        """Have the kernels of texts; those that check guesses may come later."""
         entries = {TIMED_ENTRY} if self._timer else set()
         kinds = self._machine.open().kinds
-        guesses = self._kernels_of(kinds.of_guesses())
         self._machine.kernels.ensure(
             self._kernels_of(kinds.of_texts()) | entries | {*ENTRY_KERNELS, CHOICE_KERNEL},
-            progress, companions, later=guesses,
+            progress, companions, later=lambda: self._kernels_of(kinds.of_guesses()),
         )  # fmt: skip
-        return guesses
+
+    def _may_guess(self) -> bool:
+        """Whether the kernels that check guesses are there; asked between two steps."""
+        runner = self._machine.runner
+        if runner is None:
+            return False
+        wanted = runner.kernels(self.pool().layout, runner.kinds.of_guesses())
+        return not self._machine.kernels.are_coming({kernel.name for kernel in wanted})
 
     def _use_cards(
         self,

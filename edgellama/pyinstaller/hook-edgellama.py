@@ -19,10 +19,10 @@ from edgellama.kernels_cpu.compiling.exported_kernels import (
     ExportedKernels,
 )
 from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
-from edgellama.kernels_cpu.signatures import KERNELS, signature_of
+from edgellama.kernels_cpu.signatures import kernels_by_name, signature_of
 
 PACKAGE, CARD = "edgellama.kernels_cpu", "edgellama.cuda"
-MODULES = {f"{PACKAGE}.{signature_of(kernel).module}" for kernel in KERNELS.values()}
+MODULES = {f"{PACKAGE}.{signature_of(kernel).module}" for kernel in kernels_by_name().values()}
 CARD_MODULES = {f"{CARD}.kernels.{signature.module}" for signature in CARD_SIGNATURES.values()}
 
 datas = copy_metadata("edgellama")

@@ -60,23 +60,24 @@ class CompiledKernels:
         self._exported = ExportedKernels.find()
         self._loaded: list[LoadedCode] = []
         self._addresses: dict[str, int] = {}
+        self._is_compiling = False
 
     def ensure(
         self,
         names: Iterable[str],
         progress: Progress | None = None,
         companions: Iterable[str] = (),
-        later: Collection[str] = (),
+        later: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """Load the kernels called ``names``, compiling those that the cache lacks.
 
         If any must be compiled, ``progress`` hears of it, and those of ``companions`` that the
-        cache lacks are compiled in the background afterwards. Those of ``later`` are in any case,
-        and first; together with ``names`` where nothing is compiled in the background. Raises
+        cache lacks are compiled in the background afterwards. Those that ``later`` tells are
+        before; together with ``names`` where nothing is compiled in the background. Raises
         KernelError on failure.
         """
         if self._exported or getattr(sys, "frozen", False):
-            names, later = {*names, *later}, ()
+            names, later = {*names, *later()}, tuple
         wanted = sorted(set(names) - self._addresses.keys())
         if not wanted:
             return
@@ -103,9 +104,16 @@ class CompiledKernels:
         )
         self._addresses |= code.addresses
         # Who ships kernels does not want others compiled.
-        others = companions if num_compiled and not self._exported else ()
-        lacking = [] if self.are_there(later) else [*later]
-        self._compile_later([*lacking, *(n for n in others if n not in self._addresses)])
+        if num_compiled and not self._exported:
+            self._compile_later([*later(), *companions])
+
+    def are_coming(self, names: Collection[str]) -> bool:
+        """Whether these kernels are not there yet: the first who asks has them compiled."""
+        if self.are_there(names):
+            return False
+        if not self._is_compiling:
+            self._compile_later(names)
+        return True
 
     def are_there(self, names: Iterable[str]) -> bool:
         """Whether all of these kernels are loaded, or in the cache; nothing is read of them."""
@@ -123,12 +131,15 @@ class CompiledKernels:
         """Address of ``void(int64 args, int64 thread, int64 job)``."""
         return self._addresses[name]
 
-    def _compile_later(self, names: Sequence[str]) -> None:
-        if names:
+    def _compile_later(self, names: Iterable[str]) -> None:
+        """Compile in the background what the cache lacks of them."""
+        wanted = [name for name in names if name not in self._addresses]
+        if wanted:
+            self._is_compiling = True
             from edgellama.kernels_cpu.compiling.background import compile_in_background
 
             folder = folder_to_fill(f"{FOLDER_NAME}/{self._key}")
-            compile_in_background(names, self.tier, folder)
+            compile_in_background(wanted, self.tier, folder)
 
     def _exported_objects(self, names: Sequence[str]) -> dict[str, ElfObject]:
         """Those kernels that the application ships."""

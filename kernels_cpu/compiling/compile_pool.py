@@ -24,7 +24,7 @@ from edgellama.kernels_cpu.compiling import compile_worker
 from edgellama.kernels_cpu.compiling.compile_worker import LOW_PRIORITY
 from edgellama.kernels_cpu.compiling.exported_kernels import EXPORT_VARIABLE
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import KERNELS, signature_of
+from edgellama.kernels_cpu.signatures import kernels_by_name, signature_of
 from edgellama.quant.errors import CacheError, KernelError
 
 logger = logging.getLogger(__name__)
@@ -136,12 +136,12 @@ class Jobs:
 
 
 def _room(name: str) -> str:
-    kernel = KERNELS.get(name)  # A worker says which name it does not know.
+    kernel = kernels_by_name().get(name)  # A worker says which name it does not know.
     return signature_of(kernel).module.partition(".")[0] if kernel else ""
 
 
 def _compile_weight(name: str) -> int:
-    kernel = KERNELS.get(name)
+    kernel = kernels_by_name().get(name)
     return COMPILE_WEIGHTS.get(kernel.family, 1) if kernel else 1
 
 

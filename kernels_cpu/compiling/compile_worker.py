@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgellama.kernels_cpu.machine.cpu import compilable_tier
 from edgellama.kernels_cpu.machine.user_cache import storage_error
-from edgellama.kernels_cpu.signatures import KERNELS
+from edgellama.kernels_cpu.signatures import kernels_by_name
 from edgellama.quant.digests import blake2b
 
 COLLECTION_THRESHOLDS = (200_000, 1_000, 1_000)
@@ -37,7 +37,7 @@ def compile_into(
 
     jit.use_tier(compilable_tier(tier_name))
     for name in names:
-        write_checked(folder / f"{name}.o", jit.compile_kernel(KERNELS[name]))
+        write_checked(folder / f"{name}.o", jit.compile_kernel(kernels_by_name()[name]))
         done(name)
 
 

@@ -6,7 +6,6 @@ these sources and this system, or is not what the manifest says, is refused befo
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import stat
@@ -99,6 +98,7 @@ def write_exported(
     An earlier export in its place is replaced. Raises InvalidOptionError for a folder with
     anything else in it, KernelError without a hash of the sources, OSError.
     """
+    import json
     import shutil
 
     sources = source_hash()
@@ -147,6 +147,8 @@ def system_name() -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, object]:
+    import json
+
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ValueError(f"more than {MAX_MANIFEST_BYTES} bytes")

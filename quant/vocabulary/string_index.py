@@ -23,12 +23,15 @@ class StringIndex:
 
     def __init__(self, strings: Sequence[bytes]) -> None:
         raw = strings if isinstance(strings, RawStrings) else RawStrings.of(strings)
-        marked = raw.hashes() >> HASH_SHIFT << HASH_SHIFT
+        marked = raw.hashes()
+        marked >>= HASH_SHIFT
+        marked <<= HASH_SHIFT
         marked |= np.arange(len(strings), dtype=np.uint64)
         marked.sort()  # faster than an order of hashes alone, and places of equal ones ascend
         self._strings = strings
-        self._hashes = (marked >> HASH_SHIFT).astype(np.uint32).data
         self._places = marked.astype(np.uint32).data
+        marked >>= HASH_SHIFT
+        self._hashes = marked.astype(np.uint32).data
 
     def places(self, string: bytes) -> Iterator[int]:
         """Where it stands, the last place first."""
