@@ -1,4 +1,7 @@
-"""Texts in llguidance's dialect of Lark: as they stand, and as patterns."""
+"""Texts in llguidance's dialect of Lark: as they stand, and as patterns.
+
+What a text must look like around them is left to the grammars that use these.
+"""
 
 from __future__ import annotations
 
