@@ -23,6 +23,8 @@ from edgellama.cuda.advice import STUB_LIBRARY
 from edgellama.cuda.driver import OUT_OF_MEMORY, SUCCESS
 
 INVALID_DEVICE, LAUNCH_TIMEOUT = 101, 702
+MAX_SHARED_BYTES = 97
+"""The attribute of a card that bounds the shared memory of a block."""
 WORDS = {
     INVALID_VALUE: (b"CUDA_ERROR_INVALID_VALUE", b"invalid argument"),
     STUB_LIBRARY: (b"CUDA_ERROR_STUB_LIBRARY", b"CUDA driver is a stub library"),
@@ -57,7 +59,7 @@ class FakeCard:
             cards.CAPABILITY_MINOR: self.capability[1],
             cards.MULTIPROCESSORS: 24,
             cards.MAPS_HOST_MEMORY: 1,
-            cards.MAX_SHARED_BYTES: 101376,
+            MAX_SHARED_BYTES: 101376,
             cards.MEMORY_CLOCK_KHZ: 8_001_000,
             cards.MEMORY_BUS_BITS: 128,
         }
@@ -178,4 +180,4 @@ class FakeCuda(FakeModules):
     @property
     def max_shared_bytes(self) -> int:
         """Of a block on the current card, at most."""
-        return self._card().attribute(cards.MAX_SHARED_BYTES)
+        return self._card().attribute(MAX_SHARED_BYTES)

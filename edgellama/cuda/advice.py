@@ -1,4 +1,8 @@
-"""What to do about codes of NVIDIA's driver whose own words do not say it."""
+"""What to do about codes of NVIDIA's driver whose own words do not say it.
+
+One table is of calls, one of the driver's start. What the driver itself says of a code is left to
+``driver``.
+"""
 
 from __future__ import annotations
 

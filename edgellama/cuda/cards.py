@@ -17,7 +17,7 @@ MIN_CAPABILITY = (7, 5)
 NAME_BYTES, UUID_BYTES = 256, 16
 MULTIPROCESSORS, TIME_LIMIT, INTEGRATED, MAPS_HOST_MEMORY, COMPUTE_MODE = 16, 17, 18, 19, 20
 MEMORY_CLOCK_KHZ, MEMORY_BUS_BITS = 36, 37
-CAPABILITY_MAJOR, CAPABILITY_MINOR, MAX_SHARED_BYTES = 75, 76, 97
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 """Attributes of a device, by the driver's numbers."""
 PROHIBITED = 2
 """The compute mode in which nobody may use a card."""
@@ -39,7 +39,6 @@ class Card:
     capability: tuple[int, int]
     total_bytes: int
     num_multiprocessors: int
-    max_shared_bytes: int
     bytes_per_second: float
     has_time_limit: bool
     is_integrated: bool
@@ -127,7 +126,6 @@ def _read_card(driver: Driver, index: int) -> Card:
         capability=(attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR)),
         total_bytes=total.value,
         num_multiprocessors=attribute(MULTIPROCESSORS),
-        max_shared_bytes=attribute(MAX_SHARED_BYTES),
         bytes_per_second=bytes_per_second,
         has_time_limit=bool(attribute(TIME_LIMIT)),
         is_integrated=bool(attribute(INTEGRATED)),

@@ -14,7 +14,7 @@ from edgellama.quant.errors import CudaError
 ERROR_LOG, ERROR_LOG_BYTES = 5, 6
 """Options of the driver's compiler."""
 LOG_BYTES = 8192
-MAX_THREADS, SHARED_BYTES, LOCAL_BYTES, REGISTERS, DYNAMIC_SHARED_BYTES = 0, 1, 3, 4, 8
+MAX_THREADS, LOCAL_BYTES, REGISTERS, DYNAMIC_SHARED_BYTES = 0, 3, 4, 8
 """Attributes of a function."""
 
 
@@ -56,7 +56,6 @@ class Function:
         self.module, self.name, self.handle = module, name, handle
         self.num_registers = self._attribute(REGISTERS)
         self.local_bytes = self._attribute(LOCAL_BYTES)
-        self.shared_bytes = self._attribute(SHARED_BYTES)
         self.max_threads = self._attribute(MAX_THREADS)
 
     def _attribute(self, number: int) -> int:

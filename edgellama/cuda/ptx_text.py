@@ -1,4 +1,7 @@
-"""Files of PTX, one for a kernel, each behind a digest; and the hash of what they are made from."""
+"""Files of PTX, one for a kernel, each behind a digest; and the hash of what they are made from.
+
+Which kernels there are is left to ``signatures``, how their text is made to ``ptx_target``.
+"""
 
 from __future__ import annotations
 

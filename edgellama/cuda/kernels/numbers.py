@@ -1,4 +1,8 @@
-"""Numbers in each lane: rounding, powers, and the types of the cache as they lie in memory."""
+"""Numbers in each lane: rounding, powers, and the types of the cache as they lie in memory.
+
+On a card a lane is a thread, in the CPU form an element of a vector; both round alike, so that
+tests can compare them. Where numbers lie in pages is left to ``layouts``.
+"""
 
 from __future__ import annotations
 

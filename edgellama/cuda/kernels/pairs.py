@@ -1,4 +1,8 @@
-"""Two f32 of a lane as two 16-bit numbers in one word, which tensor cores multiply."""
+"""Two f32 of a lane as two 16-bit numbers in one word, which tensor cores multiply.
+
+They are rounded to nearest even, by an instruction where the card has one. What they are
+multiplied with is left to ``tensor_attention``.
+"""
 
 from __future__ import annotations
 

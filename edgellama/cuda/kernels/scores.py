@@ -1,4 +1,8 @@
-"""Scores of a warp's queries with the keys of a page, and the queries in shared memory before."""
+"""Scores of a warp's queries with the keys of a page, and the queries in shared memory before.
+
+For a few tokens at a time; the products themselves are ``key_products``, and what the scores
+become, softmax and sums of values, is left to ``decode``.
+"""
 
 from __future__ import annotations
 

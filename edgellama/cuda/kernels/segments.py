@@ -1,4 +1,8 @@
-"""The table of a step's segments as the card's kernels read it; ``layouts`` says how it lies."""
+"""The table of a step's segments as the card's kernels read it; ``layouts`` says how it lies.
+
+Kernels find in it the segment of a row or a block, and the pages of its sequence. What is in it is
+left to the host, ``engine.card.table``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where tiles of keys and values lie in pages."""
+"""Where tiles of keys and values lie in pages: the page of a position, a head's place in it.
+
+Kernels of prompts copy from there. What a tile is, is left to ``prefill_tiles``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Values of a page, weighted and summed; how lanes share them is told in ``value_products``."""
+"""Values of a page, weighted and summed, for a few tokens at a time.
+
+How lanes share the values is told in ``value_products``; the weights come from ``scores``.
+"""
 
 from __future__ import annotations
 
