@@ -222,6 +222,15 @@ def test_a_form_is_kept_to_by_a_model_that_would_not() -> None:
     assert result.text.startswith('{"a": ')
 
 
+@pytest.mark.parametrize("template", ["opened", "cut", "switched"])
+def test_a_form_holds_at_once_where_nothing_is_to_be_thought(template: str) -> None:
+    """Behind thinking that the prompt has closed a form has no room for more."""
+    closed: Any = {"template": template, "behind": "<think>\n\n</think>\n\n"}
+    chat, _ = thinking_chat('<think>No.</think>{"a": 4}', reasoning=False, **closed)
+    result = chat.send("Which?", schema=NUMBER, max_tokens=99)
+    assert result.text.startswith('{"a": ') and not result.reasoning
+
+
 @pytest.mark.parametrize("option", [{"regex": "[a-z<>/]+"}, {"choices": ["<think>", "yes"]}])
 def test_forms_that_may_begin_with_a_mark_hold_for_the_whole_text(option: dict[str, Any]) -> None:
     """Where nobody could tell thinking from the answer, the form is the whole text's."""

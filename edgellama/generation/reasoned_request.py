@@ -22,6 +22,8 @@ def reasoned_request(request: Request, expected: ExpectedReasoning) -> Request:
     form, marks = request.answer, expected.marks
     if form is None or expected.is_raw:
         return replace(request, reasoning=expected)
+    if expected.is_closed:
+        return request  # The form is that of the whole text, which has no room for more thinking.
     from edgellama.constraints.after_thinking import after_thinking, may_follow_thinking
 
     if may_follow_thinking(form, marks, is_open=expected.is_open):

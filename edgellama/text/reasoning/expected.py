@@ -30,12 +30,14 @@ TAIL_TOKENS = 32
 class ExpectedReasoning:
     """The thinking that one text may have: its marks, and whether the prompt has opened it.
 
+    ``is_closed``: the prompt ends behind it, so that none is wanted.
     ``is_begun``: the prompt has some of its words, too. ``is_raw``: it stays in the text with its
     marks. After ``max_tokens`` it is closed; None is no limit.
     """
 
     marks: ReasoningMarks
     is_open: bool = False
+    is_closed: bool = False
     is_begun: bool = False
     is_raw: bool = False
     max_tokens: int | None = None
@@ -64,7 +66,10 @@ def expected_behind(
     tokenizer: Tokenizer, marks: ReasoningMarks, prompt: Sequence[int]
 ) -> ExpectedReasoning:
     """What a text may begin with that follows a prompt."""
-    return ExpectedReasoning(marks, is_open=ends_with(tokenizer, prompt, marks.opening))
+    is_open, is_closed = (
+        ends_with(tokenizer, prompt, mark) for mark in (marks.opening, marks.closing)
+    )
+    return ExpectedReasoning(marks, is_open=is_open, is_closed=is_closed)
 
 
 def expected_within(marks: ReasoningMarks, begun: str) -> ExpectedReasoning | None:

@@ -19,6 +19,7 @@ PAIRS = (
     ("[THINK]", "[/THINK]"),
     ("<thought>", "</thought>"),
     ("<thinking>", "</thinking>"),
+    ("<seed:think>", "</seed:think>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
 """Opening and closing: DeepSeek's, Nous's and NVIDIA's, then Mistral's, then others'."""
