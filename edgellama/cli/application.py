@@ -19,6 +19,7 @@ import click
 
 from edgellama.cli.interrupts import EXIT_INTERRUPTED, unwind
 from edgellama.cli.options.completion import COMPLETE_VARIABLE, register_shells
+from edgellama.cli.options.long_names import with_long_names
 from edgellama.cli.standard_streams import abandon, open_missing, show_any_text
 from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
@@ -96,9 +97,11 @@ class LazyGroup(click.Group):
             meant = ELSEWHERE.get(args[0]) or nearest(args[0], COMMANDS)
             if meant is not None:
                 ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
-        found = super().resolve_command(ctx, args)
+        name, command, words = super().resolve_command(ctx, args)
         unwind()
-        return found
+        if command is not None and not isinstance(command, click.Group):
+            words = with_long_names(command, words)
+        return name, command, words
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a vanished reader and Ctrl-C become exit codes here."""
