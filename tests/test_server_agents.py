@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
-from server_harness import RunningServer, running_server
+from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.server.settings import ServerSettings
 
@@ -228,3 +228,21 @@ def test_what_clients_note_at_messages_is_no_content(client: httpx.Client) -> No
     asked["messages"] = [{"role": "user", "content": "Hi", "images": ["iVBORw0KGgo="]}]
     answer = client.post("/v1/chat/completions", json=asked)
     assert answer.status_code == 400 and "images" in answer.json()["error"]["message"]
+
+
+def test_a_stream_that_only_calls_has_no_empty_text(client: httpx.Client) -> None:
+    """Agents send back every block, and Anthropic's own server refuses empty ones."""
+    tool = {"name": "f", "input_schema": {"type": "object", "properties": {"a": {"enum": [1]}}}}
+    asked = {"tools": [tool], "tool_choice": {"type": "any"}, "max_tokens": 200, "stream": True}
+    said = [{"role": "user", "content": "Hi"}]
+    answer = client.post("/v1/messages", json={"model": "tiny", "messages": said, **asked})
+    events = [content for _, content in sse_events(answer.text)]
+    begun = [each["content_block"]["type"] for each in events if "content_block" in each]
+    assert begun and set(begun) == {"tool_use"}
+    said = {"messages": said, "max_tokens": 1, "stream": True, "stop_sequences": ["\x00"]}
+    answer = client.post("/v1/messages", json={"model": "tiny", **said})
+    assert "text" in [
+        content["content_block"]["type"]
+        for name, content in sse_events(answer.text)
+        if name == "content_block_start"
+    ]

@@ -79,7 +79,11 @@ def test_a_request_without_host_is_refused(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", [EVIL, "null", "http://localhost:3001", "https://localhost:3000"]
+    "origin",
+    [
+        *(EVIL, "null", "http://localhost:3001", "https://localhost:3000", "file://", "http://app"),
+        *("app:evil.example", "https://app://x", "vscode-webview://1", "chrome-extension://a"),
+    ],
 )
 def test_pages_of_other_origins_may_not_call(client: httpx.Client, origin: str) -> None:
     """CSRF: a page is refused whatever it sends, and is not told that it may read the answer."""
@@ -91,6 +95,20 @@ def test_pages_of_other_origins_may_not_call(client: httpx.Client, origin: str) 
     ):
         assert answer.status_code == 403
         assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["app://obsidian.md", "tauri://localhost"])
+def test_pages_that_are_programs_may_call(server: RunningServer, origin: str) -> None:
+    """As programs of this machine may, with the key if there is one."""
+    with server.client() as page:
+        asked = {"origin": origin, "access-control-request-method": "POST"}
+        preflight = page.options(CHAT, headers=asked)
+        assert preflight.status_code == 204
+        assert preflight.headers["access-control-allow-origin"] == origin
+        assert page.post(CHAT, json=ASKED, headers={"origin": origin}).status_code == 401
+        answer = page.post(CHAT, json=ASKED, headers={"origin": origin, **KEY})
+        assert answer.status_code == 200
+        assert "access-control-allow-credentials" not in answer.headers
 
 
 def test_a_listed_page_asks_first_without_a_key(server: RunningServer) -> None:

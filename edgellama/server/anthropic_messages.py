@@ -168,14 +168,10 @@ class MessageStream(StreamWriter):
         self._thinking = request.thinking
 
     async def begin(self) -> bytes:
-        """The empty message, and the empty block where nothing is thought before it."""
+        """The empty message; a block begins with what is in it, since clients send back all."""
         counts = {"input_tokens": len(self._request.prompt), "output_tokens": 0}
         message = {**_head(self._model), "content": [], "stop_reason": None, "usage": counts}
-        return (
-            _event("message_start", message={**message, "stop_sequence": None})
-            + (b"" if self._shows_thinking else self._begin_text())
-            + self.ping("")
-        )
+        return _event("message_start", message={**message, "stop_sequence": None}) + self.ping("")
 
     def event(self, event: Event) -> bytes:
         """A piece of text or of a call, or the end with its reason and counts."""

@@ -21,6 +21,10 @@ from edgellama.server.page_files import FILES_PATH
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+APPLICATIONS = frozenset({"app", "tauri"})
+"""Schemes of pages that are a program on this machine, such as Obsidian: no page from a network has
+such an origin, and programs may call anyway. Editors' webviews are not among them, since they show
+what strangers wrote."""
 OPEN_PATHS = frozenset({"/", "/health"})
 """What needs no key: whether somebody is there."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -107,7 +111,9 @@ class Guard:
         if "*" in self._cors:
             return [(b"access-control-allow-origin", b"*")]
         is_own = plain == f"{scheme}://{headers.get('host', '')}".lower()
-        if not is_own and plain not in self._cors:
+        scheme_of_page, is_url, _ = plain.partition("://")
+        is_of_program = bool(is_url) and scheme_of_page in APPLICATIONS
+        if not (is_own or is_of_program or plain in self._cors):
             raise RequestError(
                 403,
                 f"pages of {origin[:100]!a} may not call; allowed: this server's own"
