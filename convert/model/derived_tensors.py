@@ -1,4 +1,8 @@
-"""Tensors that are made of another: some of its rows, or its values times a number."""
+"""Tensors that are made of another: some of its rows, or its values times a number.
+
+They are read as their source is, a few rows at a time. Which tensors need it is left to who knows a
+family of models.
+"""
 
 from __future__ import annotations
 

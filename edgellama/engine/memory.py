@@ -1,4 +1,8 @@
-"""Memory that is reserved at once, but costs only the pages that are touched."""
+"""Memory that is reserved at once, but costs only the pages that are touched.
+
+Free memory of the heap goes back to the system here, too. What lies in memory is left to its
+owners.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tells PyInstaller where edgellama's hook lies (entry point ``pyinstaller40``)."""
+"""Tells PyInstaller where edgellama's hook lies (entry point ``pyinstaller40``).
+
+What an application needs of edgellama is known to the hook itself, ``hook-edgellama.py``.
+"""
 
 from __future__ import annotations
 

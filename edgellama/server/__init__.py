@@ -1,4 +1,8 @@
-"""A server for the protocols of OpenAI, Ollama and Anthropic; needs the extra ``server``."""
+"""A server for the protocols of OpenAI, Ollama and Anthropic; needs the extra ``server``.
+
+``run`` is its life, ``application`` its routes. The files of a protocol begin with its name, and
+share what is in ``fields``, ``answers``, ``models``, ``stores`` and ``connections``.
+"""
 
 import shlex
 import sys
