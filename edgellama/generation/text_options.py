@@ -116,13 +116,12 @@ class ChatOptions(TextOptions, total=False):
         template_variables: Further variables for the chat template, such as ``documents``,
             ``date_string``, ``builtin_tools`` or ``tools_in_user_message``. None (the default) is
             none.
-        reasoning: Of models that think before they answer, between marks such as <think>: "auto"
-            (the default) leaves it to the model and tells its thinking apart, as ``reasoning``
-            of chunks and of the result; True asks it to think, False not to; "raw" leaves the
-            thinking in the text as the model writes it. Replies of models whose template and
-            vocabulary have no such marks stay as they are, but for "split", which looks for
-            <think> all the same, since a system prompt may ask for it.
-        max_reasoning_tokens: Tokens of thinking at most, from 0; then it is closed, and the model
+        reasoning: For models that think before they answer, between marks such as <think>. "auto"
+            (the default) leaves it to the model, and separates its thinking as ``reasoning`` of
+            chunks and of the result. True asks it to think, False not to. "raw" leaves the thinking
+            in the text. "split" is like "auto", but also looks for <think> in replies of models
+            whose template and vocabulary have no such marks, in case a system prompt asks for it.
+        max_reasoning_tokens: End the thinking after this many tokens, from 0, so that the model
             answers. None (the default) is no limit.
 
     Example:
