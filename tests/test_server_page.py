@@ -225,6 +225,60 @@ def test_conversations_are_renamed_and_deleted(client: httpx.Client, server: Run
         assert stat.S_IMODE(stored.stat().st_mode) == 0o600
 
 
+def test_what_was_exported_is_imported(client: httpx.Client) -> None:
+    """All versions with the shown one, beside the conversation that they came from."""
+    begun, *_ = ask(client, content="first")
+    path = f"/page/conversations/{begun['conversation']}"
+    question = begun["messages"][0]["id"]
+    ask(client, conversation=begun["conversation"], parent=question)
+    exported = client.get(path).json()
+    exported["leaf"] = exported["messages"][1]["id"]
+    exported["messages"][1]["details"] |= {"finish_reason": "writing", "hit": {"a": 1}}
+    made = client.post("/page/conversations", json=exported)
+    assert made.status_code == 200 and made.json()["id"] != exported["id"]
+    found = client.get(f"/page/conversations/{made.json()['id']}").json()
+    assert [each["content"] for each in found["messages"]] == [
+        each["content"] for each in exported["messages"]
+    ]
+    ids = [each["id"] for each in found["messages"]]
+    assert not set(ids) & {each["id"] for each in exported["messages"]}
+    assert [each["parent"] for each in found["messages"]] == [None, ids[0], ids[0]]
+    assert (found["leaf"], found["title"]) == (ids[1], exported["title"])
+    assert "finish_reason" not in found["messages"][1]["details"]
+    assert "hit" not in found["messages"][1]["details"]
+
+
+MESSAGE = {"id": "a", "role": "user", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{**MESSAGE, "role": "system"}]}, "messages[0].role"),
+        ({"messages": [{**MESSAGE, "content": None}]}, "messages[0].content"),
+        ({"messages": [{**MESSAGE, "parent": "b"}, {**MESSAGE, "id": "b"}]}, "messages[0].parent"),
+        ({"messages": [{**MESSAGE, "parent": "a"}]}, "messages[0].parent"),
+        ({"messages": [MESSAGE, MESSAGE]}, "messages[1].id"),
+        ({"messages": [{**MESSAGE, "details": {"tokens_per_second": "x"}}]}, "tokens_per_second"),
+        ({"leaf": "b"}, "leaf"),
+        ({"title": " "}, "title"),
+        ({"settings": {"options": {"stop": {"a": 1}}}}, "settings.options.stop"),
+        ({"settings": []}, "settings"),
+    ],
+)
+def test_a_file_that_was_not_exported_is_refused(
+    client: httpx.Client, changes: dict[str, Any], place: str
+) -> None:
+    """What is wrong is named, and nothing is kept of it."""
+    before = client.get("/page/conversations").json()
+    answer = client.post(
+        "/page/conversations", json={"title": "t", "messages": [MESSAGE], **changes}
+    )
+    assert answer.status_code == 400 and place in answer.json()["error"]["message"]
+    assert client.get("/page/conversations").json() == before
+
+
 def test_what_is_said_stays_text(client: httpx.Client) -> None:
     """Markup is kept letter by letter, and sent as JSON alone."""
     begun, *_ = ask(client, content=XSS)

@@ -21,10 +21,9 @@ from edgellama.server.errors import RequestError
 from edgellama.server.fields.fields import convert, take_fields
 from edgellama.server.fields.thinking import thinking_wish
 from edgellama.server.page_chat import PING_S, ChatFields, ReplyWriter, new_turn
+from edgellama.server.page_import import clean_title, keep_import, read_import
 from edgellama.server.page_models import described_models, machine, read_speed
 from edgellama.server.stores import page_conversations as conversations
-
-MAX_TITLE = 200
 
 
 class ChangeFields(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,13 +54,18 @@ async def retrieve(request: Request) -> Response:
 async def change(request: Request) -> Response:
     """Another title, or another leaf."""
     fields = convert(await read_request(request), ChangeFields)
-    title = None if fields.title is None else " ".join(fields.title.split())[:MAX_TITLE]
-    if title == "":
-        raise RequestError(400, "title is empty; allowed: some text", param="title")
+    title = None if fields.title is None else clean_title(fields.title)
     name = request.path_params["name"]
     changing = partial(conversations.change, name=name, title=title, leaf=fields.leaf)
     if not await state_of(request).conversations.ask(changing):
         raise _unknown()
+    return json_response({"id": name})
+
+
+async def import_conversation(request: Request) -> Response:
+    """Keep a conversation of a file that was exported."""
+    found = read_import(await read_request(request))
+    name = await state_of(request).conversations.ask(partial(keep_import, found=found))
     return json_response({"id": name})
 
 
@@ -134,6 +138,7 @@ def _unknown() -> RequestError:
 ROUTES: Routes = (
     *page_files.ROUTES,
     ("/page/conversations", ("GET",), list_conversations),
+    ("/page/conversations", ("POST",), import_conversation),
     ("/page/conversations/{name}", ("GET",), retrieve),
     ("/page/conversations/{name}", ("POST",), change),
     ("/page/conversations/{name}", ("DELETE",), delete),

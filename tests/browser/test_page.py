@@ -449,6 +449,23 @@ def test_conversations_are_renamed_and_deleted(page: Page) -> None:
     assert page.problems() == []
 
 
+def test_a_chat_is_imported(page: Page, tmp_path: Path) -> None:
+    """What was exported as JSON is a chat again, and is shown; what was not is told."""
+    name = page.served.ask(content="To be moved.", choices=["**Moved**"])
+    exported = httpx.get(f"{page.served.url}/page/conversations/{name}").text
+    httpx.delete(f"{page.served.url}/page/conversations/{name}")
+    (tmp_path / "chat.json").write_text(exported, "utf-8")
+    (tmp_path / "note.json").write_text("no JSON", "utf-8")
+    field = page.driver.find_element(By.ID, "import-file")
+    field.send_keys(str(tmp_path / "note.json"))
+    until(lambda: page.is_shown("notice"))
+    assert "note.json is no chat" in page.driver.find_element(By.ID, "notice").text
+    field.send_keys(str(tmp_path / "chat.json"))
+    until(lambda: page.texts("assistant"))
+    assert page.texts("user") == ["To be moved."] and page.texts("assistant")[0].strip() == "Moved"
+    assert not page.is_shown("notice") and name not in page.driver.current_url
+
+
 def test_settings_hold(page: Page) -> None:
     """A schema makes JSON of the reply; a wrong one is told before anything is sent."""
     page.driver.find_element(By.ID, "open-settings").click()

@@ -33,6 +33,8 @@ export class Sidebar {
       }
     });
     this.list.addEventListener("keydown", (event) => this.move(event));
+    byId("import").addEventListener("click", () => byId("import-file").click());
+    byId("import-file").addEventListener("change", ({ target }) => this.import(target));
   }
 
   move(event) {
@@ -130,6 +132,21 @@ export class Sidebar {
     if (!whole) return;
     if (kind === "md") download(`${fileName(each.title)}.md`, "text/markdown", asMarkdown(whole));
     else download(`${fileName(each.title)}.json`, "application/json", JSON.stringify(whole, null, 2));
+    this.refresh();
+  }
+
+  /** Keeps the conversation of a file that was exported as JSON, and shows it. */
+  async import(input) {
+    const [file] = input.files;
+    if (!file) return;
+    const found = await this.try(async () => {
+      let content;
+      try { content = JSON.parse(await file.text()); } catch { content = null; }
+      if (content === null) throw new api.ServerError(400, `${file.name} is no chat that was exported as JSON.`);
+      return api.post("/page/conversations", content);
+    });
+    input.value = ""; // So that the same file may be chosen again.
+    if (found) location.hash = `#/c/${found.id}`;
     this.refresh();
   }
 
