@@ -195,6 +195,13 @@ def test_profile_of_both_steps(run_cli: CliRunner, model: Path) -> None:
             assert sum(row["time_seconds"] for row in parts) == pytest.approx(whole["time_seconds"])
 
 
+def test_profile_warns_of_a_context_beyond_the_models_own(run_cli: CliRunner, model: Path) -> None:
+    """Of a text that the model was not made for a line on stderr says so."""
+    result = run_cli("profile", model, "-p", "0", "-r", "1", "-d", "5000", "--json")
+    assert result.returncode == 0 and json.loads(result.stdout)
+    assert "warning: context of 5001 is more than the model's own" in result.stderr
+
+
 def test_profile_for_people(run_cli: CliRunner, model: Path, tmp_path: Path) -> None:
     """A heading and a table for the one step that was asked for, and a roofline."""
     pytest.importorskip("matplotlib")

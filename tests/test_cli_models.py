@@ -13,6 +13,8 @@ import pytest
 from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.cli.commands.list_models import CHAT_NAMES, NAMES
+
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
@@ -52,6 +54,7 @@ def test_list_for_people_and_programs(run: CliRunner) -> None:
         {name: "" if value is None else str(value) for name, value in row.items()} for row in rows
     ]
     assert rows[1]["size_bytes"] == os.stat(rows[1]["path"]).st_size
+    assert tuple(rows[0]) == NAMES
 
 
 def test_list_of_nothing(run_cli: CliRunner, tmp_path: Path) -> None:
@@ -61,6 +64,10 @@ def test_list_of_nothing(run_cli: CliRunner, tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "")
     assert "edgellama pull smollm2" in result.stderr
     assert json.loads(run_cli("list", "-o", "json", environment=environment).stdout) == []
+    environment["XDG_DATA_HOME"] = str(tmp_path)
+    for names, more in ((NAMES, ()), (CHAT_NAMES, ("--chats",))):
+        head = run_cli("list", "-o", "csv", *more, environment=environment).stdout
+        assert head == ",".join(names) + "\n"
 
 
 def test_show(run: CliRunner, tmp_path: Path) -> None:

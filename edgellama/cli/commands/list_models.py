@@ -40,6 +40,11 @@ CHAT_COLUMNS = (
 )
 
 
+NAMES = ("name", "size_bytes", "type", "context_tokens", "last_use", "path", "origin")
+CHAT_NAMES = ("name", "num_messages", "size_bytes", "last_use", "model", "path")
+"""What programs read, in this order."""
+
+
 @click.command("list", short_help="List the models in the cache.")
 @click.option("--chats", is_flag=True, help="List conversations of chat --resume instead.")
 @style_option("list")
@@ -61,7 +66,7 @@ def command(style: str, chats: bool) -> None:
     if style == "json":
         click.echo(tables.json_array(rows))
     elif style == "csv":
-        click.echo(tables.comma_separated(rows))
+        click.echo(tables.comma_separated(rows, CHAT_NAMES if chats else NAMES))
     elif rows:
         _show(rows, CHAT_COLUMNS if chats else COLUMNS)
     elif chats:

@@ -148,6 +148,7 @@ def _measured(
     """Run each step that has tokens, and read the weights; ``how`` are arguments of Engine."""
     from edgellama.cli.background import run_cancellable
     from edgellama.cli.output.terminal import kernel_progress
+    from edgellama.engine.context_memory import warn_of_length
     from edgellama.engine.engine import Engine
     from edgellama.engine.step_timer import StepTimer
     from edgellama.measure.plain_read import PlainRead
@@ -160,7 +161,9 @@ def _measured(
         tier_name, num_threads = engine.kernels.tier.name, engine.num_threads
         with engine:
             sizes = {**sizes, PREFILL: min(sizes[PREFILL], engine.step_tokens)}
-            cache = engine.new_cache(depth + max(sizes.values()), kv_type=kv_types)
+            num_tokens = depth + max(sizes.values())
+            warn_of_length(num_tokens, engine.config)
+            cache = engine.new_cache(num_tokens, kv_type=kv_types)
             steps = run_cancellable(
                 partial(_time_steps, engine, timer, cache, sizes, depth, repetitions)
             )

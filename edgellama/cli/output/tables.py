@@ -93,10 +93,10 @@ def _aligned(cells: Sequence[Sequence[str]], are_numbers: Sequence[bool]) -> str
     return "\n".join([head, "|" + "|".join(rule) + "|", *body])
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
-    """CSV with a line of names."""
+def comma_separated(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
+    """CSV with a line of names: those of the first row, or ``names`` where there is none."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0] if rows else names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().rstrip("\n")
