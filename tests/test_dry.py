@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.dry import GrowingTokens, repeated_lengths
+from edgellama.sampling.dry import (
+    LONGEST,
+    GrowingTokens,
+    repeated_lengths,
+    repetition_penalties,
+)
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
@@ -89,6 +94,17 @@ def test_penalties_are_the_published_ones(
     sampler = Sampler(options, breaks=breakers.__contains__)
     assert sampler(logits, history) == int(expected.argmax())
     np.testing.assert_array_equal(logits, before)
+
+
+def test_long_repetitions_are_counted_to_a_limit() -> None:
+    """With the smallest base, too, so that no prompt makes a choice slow; no token is lost."""
+    history = np.zeros(100_000, np.int64)
+    history[50_000] = 1
+    calm = np.zeros(len(history), np.bool_)
+    wanted = {"multiplier": 1.0, "base": 1.001, "allowed_length": 2}
+    tokens, losses = repetition_penalties(history, calm, **wanted)  # type: ignore[arg-type]
+    assert sorted(tokens.tolist()) == [0, 1]
+    assert losses == pytest.approx(np.full(2, 1.001**LONGEST), rel=1e-6)
 
 
 def test_a_loop_is_left() -> None:

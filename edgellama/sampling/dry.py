@@ -22,6 +22,11 @@ Breaks: TypeAlias = Callable[[int], bool]
 FIRST_ROOM = 256
 LARGEST_PENALTY = 1e30
 """Beyond it a float32 logit could overflow; such a token is not chosen anyway."""
+LONGEST = 300
+"""Tokens of a repetition that are counted beyond those allowed: any usual base has reached far more
+than logits differ by, and a text that repeats itself for long takes no seconds a token."""
+MANY = 64
+"""One place in so many is many."""
 LARGEST_POWER = 1e300
 """Beyond it a power of ``dry_base`` could overflow, however small its multiplier is."""
 
@@ -39,9 +44,9 @@ def repetition_penalties(
     ``history``: int64 tokens so far; ``broken``: bool, where in it sequences end, at tokens that
     are never weakened themselves. A token that has followed the last ``length`` tokens before
     loses ``multiplier * base ** (length - allowed_length)``, if ``length`` is at least
-    ``allowed_length``.
+    ``allowed_length``; the exponent grows to LONGEST at most.
     """
-    limit = allowed_length + _largest_exponent(multiplier, base)
+    limit = allowed_length + min(_largest_exponent(multiplier, base), LONGEST)
     lengths = repeated_lengths(history, broken, allowed_length, limit)
     tokens = np.fromiter(lengths, dtype=np.intp, count=len(lengths))
     repeated = np.fromiter(lengths.values(), dtype=np.float64, count=len(lengths))
@@ -58,22 +63,35 @@ def repeated_lengths(
     last = len(history) - 1
     if last < 1 or broken[last]:
         return {}
+    followers = history[1:]
     # Places where such an end may have come to its own end, before the token that followed it.
-    ends = np.flatnonzero(history[:last] == history[last])
-    ends = ends[~broken[ends + 1]]
+    places = (history[:last] == history[last]) & ~broken[1:]
     lengths: dict[int, int] = {}
     length = 1
-    while len(ends):
+    # Many places are compared in one go, and few one by one.
+    while np.count_nonzero(places) > last // MANY and not _ends(broken, last, length, longest):
+        going_on = np.zeros(last, np.bool_)
+        going_on[length:] = places[length:] & (history[: last - length] == history[last - length])
         if length >= shortest:
-            lengths.update(dict.fromkeys(history[ends + 1].tolist(), length))
-        if length == longest:
-            break
-        if broken[last - length]:
-            break
-        ends = ends[ends >= length]
-        ends = ends[history[ends - length] == history[last - length]]
+            lengths.update(dict.fromkeys(followers[places & ~going_on].tolist(), length))
+        places = going_on
+        length += 1
+    ends = np.flatnonzero(places)
+    while len(ends):
+        goes_on = np.zeros(len(ends), np.bool_)
+        if not _ends(broken, last, length, longest):
+            far = int(np.searchsorted(ends, length))
+            goes_on[far:] = history[ends[far:] - length] == history[last - length]
+        if length >= shortest:
+            lengths.update(dict.fromkeys(followers[ends[~goes_on]].tolist(), length))
+        ends = ends[goes_on]
         length += 1
     return lengths
+
+
+def _ends(broken: Mask, last: int, length: int, longest: int | None) -> bool:
+    """Whether nothing that is repeated is longer than ``length``."""
+    return length == longest or length > last or bool(broken[last - length])
 
 
 class GrowingTokens:
