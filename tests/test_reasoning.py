@@ -61,6 +61,8 @@ def test_a_reply_tells_thinking_apart(
     assert "".join(chunk.reasoning for chunk in chunks) == result.reasoning
     assert "".join(chunk.text for chunk in chunks) == result.text
     assert not any(chunk.text and chunk.reasoning for chunk in chunks)
+    assert all(chunk.is_reasoning for chunk in chunks if chunk.reasoning and chunk.token)
+    assert not any(chunk.is_reasoning and chunk.text for chunk in chunks)
     last = {"role": "assistant", "content": "Four.", "reasoning": "Easy: four."}
     assert chat.messages[-1] == last
     behind = [chunk for chunk in chunks if chunk.token is not None and chunk.text]

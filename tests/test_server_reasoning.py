@@ -213,8 +213,8 @@ def test_responses_stream_reasoning_before_the_message(client: httpx.Client) -> 
     assert done == last["output"]
     told = [found["token"] for event in texts for found in event["logprobs"]]
     part = last["output"][1]["content"][0]
-    assert "".join(told) == ANSWER
-    assert "".join(found["token"] for found in part["logprobs"]).strip() == ANSWER
+    assert "".join(told) == "".join(found["token"] for found in part["logprobs"])
+    assert "".join(told).strip() == ANSWER
 
 
 def test_ollama_has_a_field_of_thinking(client: httpx.Client) -> None:
@@ -287,6 +287,23 @@ def test_other_models_have_no_field_of_thinking(tmp_path: Path, tiny_path: Path)
         events = said(client, MESSAGES, max_tokens=4, stream=True, **ENABLED)
         starts = [event for name, event in events if name == "content_block_start"]
         assert [event["content_block"]["type"] for event in starts] == ["text"]
+
+
+@pytest.mark.parametrize("model", ["thinker", "unopened"])
+def test_log_probabilities_are_those_of_the_answer(client: httpx.Client, model: str) -> None:
+    """Nobody learns from them what was thought, told or not, whole or in pieces."""
+    for fields in ({}, {"include_reasoning": False}):
+        whole = said(client, CHAT, model=model, logprobs=True, **fields)["choices"][0]
+        tokens = [found["token"] for found in whole["logprobs"]["content"]]
+        assert "".join(tokens).strip() == ANSWER
+        events = said(client, CHAT, model=model, logprobs=True, stream=True, **fields)
+        choices = [event["choices"][0] for _, event in events if event != "[DONE]"]
+        found = [
+            each for choice in choices for each in (choice["logprobs"] or {}).get("content", [])
+        ]
+        assert [each["token"] for each in found] == tokens
+    lines = said(client, "/api/chat", model=model, logprobs=True)["logprobs"]
+    assert [each["token"] for each in lines] == tokens
 
 
 @pytest.mark.parametrize(

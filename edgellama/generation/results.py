@@ -43,7 +43,8 @@ class TokenLogprob:
 class Chunk:
     """A piece of ``text``; empty within a character, or while it may become a stop string.
 
-    ``reasoning`` is a piece of the thinking of a chat's model, which is no part of ``text``.
+    ``reasoning`` is a piece of the thinking of a chat's model, which is no part of ``text``;
+    ``is_reasoning``: the token belongs to thinking, perhaps as a mark of it.
 
     ``token`` is the token's id, or None for text that was held back and belongs to no further
     token. ``logprobs`` is its log-probability, if you asked for it. ``calls`` are pieces of tool
@@ -60,6 +61,7 @@ class Chunk:
     logprobs: TokenLogprob | None = None
     calls: tuple[edgellama.CallPiece, ...] = ()
     reasoning: str = ""
+    is_reasoning: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from edgellama.server.connections.wire import json_response, ndjson_response
 from edgellama.server.errors import RequestError
 from edgellama.server.fields.chat_messages import ordered_messages
 from edgellama.server.fields.durations import keep_alive_seconds
-from edgellama.server.fields.log_probabilities import chat_logprobs
+from edgellama.server.fields.log_probabilities import chat_logprobs, text_logprobs
 from edgellama.server.fields.ollama_fields import (
     ChatFields,
     CommonFields,
@@ -162,8 +162,9 @@ async def _answer(
         (result,) = results
         said = with_thinking(wrap(result.text), result.reasoning)
         content = {**with_calls(said, result.tool_calls), **more(result)}
-        if result.logprobs is not None:
-            content["logprobs"] = chat_logprobs(result.logprobs)
+        found = text_logprobs(result)
+        if found is not None:
+            content["logprobs"] = chat_logprobs(found)
         return final(name, content, result, answer.times)
 
     return await respond(request, answer, lambda: OllamaStream(name, wrap, answer, more), whole)

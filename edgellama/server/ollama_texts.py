@@ -71,9 +71,10 @@ class OllamaStream(StreamWriter):
         """A piece, or the end with its figures."""
         if isinstance(event, Piece):
             chunk = event.chunk
-            if not (chunk.text or chunk.logprobs or chunk.reasoning):
+            logprobs = None if chunk.is_reasoning else chunk.logprobs
+            if not (chunk.text or logprobs or chunk.reasoning):
                 return b""
-            return self._line(chunk.text, chunk.logprobs, reasoning=chunk.reasoning)
+            return self._line(chunk.text, logprobs, reasoning=chunk.reasoning)
         if isinstance(event, Ended):
             calls = event.result.tool_calls
             told = self._line("", calls=calls) if calls else b""

@@ -24,7 +24,7 @@ from edgellama.server.fields.chat_messages import ordered_messages
 from edgellama.server.fields.constraints import openai_format
 from edgellama.server.fields.durations import keep_alive_seconds
 from edgellama.server.fields.fields import take_fields
-from edgellama.server.fields.log_probabilities import chat_logprobs, wanted_logprobs
+from edgellama.server.fields.log_probabilities import chat_logprobs, text_logprobs, wanted_logprobs
 from edgellama.server.fields.ollama_fields import text_options
 from edgellama.server.fields.presets import preset_messages, preset_options
 from edgellama.server.fields.thinking import reasoning_fields, thinking_wish
@@ -153,17 +153,18 @@ class ChatStream(StreamWriter):
     def _piece(self, index: int, chunk: Chunk) -> bytes:
         told = self._told[index]
         text = told.text_of(chunk)
-        if not (chunk.calls or chunk.logprobs or chunk.reasoning):
+        if not (chunk.calls or chunk.logprobs or chunk.is_reasoning):
             return self._text(index, text) if text else b""
         thought = chunk.reasoning if self._tells_thinking else ""
-        if not (text or thought or chunk.calls or chunk.logprobs):
+        # Log-probabilities are those of the content.
+        found = [chunk.logprobs] if chunk.logprobs and not chunk.is_reasoning else None
+        if not (text or thought or chunk.calls or found):
             return b""
         delta = reasoning_fields(thought)
         if text or not (chunk.calls or thought):
             delta["content"] = text
         if chunk.calls:
             delta["tool_calls"] = [openai_piece(each, told.begins(each)) for each in chunk.calls]
-        found = None if chunk.logprobs is None else [chunk.logprobs]
         return self._chunk(index, delta, logprobs=found)
 
     def _text(self, index: int, text: str) -> bytes:
@@ -205,7 +206,7 @@ def chat_completion(
             {
                 "index": index,
                 "message": _message(result, tells_thinking),
-                "logprobs": _logprobs(result.logprobs),
+                "logprobs": _logprobs(text_logprobs(result)),
                 "finish_reason": finish_reason(result),
             }
             for index, result in enumerate(results)

@@ -19,7 +19,7 @@ from edgellama.server.errors import RequestError, refused
 from edgellama.server.fields.chat_messages import ordered_messages
 from edgellama.server.fields.constraints import openai_format
 from edgellama.server.fields.fields import WITHOUT_INFLUENCE, take_fields
-from edgellama.server.fields.log_probabilities import chat_logprobs, wanted_logprobs
+from edgellama.server.fields.log_probabilities import chat_logprobs, text_logprobs, wanted_logprobs
 from edgellama.server.fields.presets import preset_messages, preset_options
 from edgellama.server.fields.thinking import thinking_wish
 from edgellama.server.fields.tool_fields import arguments_text, openai_calls, response_tools
@@ -276,11 +276,6 @@ def text_part(text: str, found: Sequence[TokenLogprob] | None = None) -> dict[st
     """A text of the output."""
     logprobs = chat_logprobs(found or ())
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
-
-
-def text_logprobs(result: Generation) -> Sequence[TokenLogprob]:
-    """Those of the tokens behind what was thought."""
-    return (result.logprobs or ())[result.reasoning_tokens :]
 
 
 def reasoning_part(text: str) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, openai_error
-from edgellama.server.fields.log_probabilities import chat_logprobs
+from edgellama.server.fields.log_probabilities import chat_logprobs, text_logprobs
 from edgellama.server.fields.tool_fields import ToldCalls, arguments_text
 from edgellama.server.openai_responses import (
     ResponseObject,
     call_item,
     reasoning_part,
     status_of,
-    text_logprobs,
     text_part,
 )
 
@@ -111,7 +110,7 @@ class ResponseStream(StreamWriter):
     def _piece(self, chunk: Chunk) -> bytes:
         thought = self._thinking.piece(chunk.reasoning) if chunk.reasoning else b""
         text = self._told.text_of(chunk)
-        if chunk.reasoning:
+        if chunk.is_reasoning:
             self._waiting.clear()  # The tokens of what is thought have no place in the message.
         elif chunk.logprobs and self._message != "ended":
             self._waiting.append(chunk.logprobs)
@@ -119,8 +118,6 @@ class ResponseStream(StreamWriter):
 
     def _more(self, text: str) -> bytes:
         """Some text of the message, with what is known of its tokens."""
-        if self._message == "later" and self._thinking.is_begun:
-            del self._waiting[:-1]  # The mark that closes thinking, and white space behind it.
         begun = self._begin_message()
         found, self._waiting = self._waiting, []
         self._text += text
@@ -145,7 +142,7 @@ class ResponseStream(StreamWriter):
         told = b""
         if self._message != "ended":
             told = self._more("") if self._waiting and not result.tool_calls else b""
-            self._text, self._logprobs = result.text, list(text_logprobs(result))
+            self._text, self._logprobs = result.text, list(text_logprobs(result) or ())
         told += self._end_message(status)
         for index, call in self._told.others(result.tool_calls):
             text = arguments_text(call)

@@ -15,7 +15,7 @@ from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
     from edgellama.text.reasoning.expected import ExpectedReasoning
-    from edgellama.text.reasoning.splitter import Parted
+    from edgellama.text.reasoning.splitter import Parted, ReasoningSplitter
     from edgellama.text.tokenizer import Tokenizer
     from edgellama.tools.call_pieces import CallPiece
     from edgellama.tools.call_splitter import ExpectedCalls
@@ -139,10 +139,10 @@ class TextAssembly:
         """Certain tokens as chunks, up to a stop string; what comes behind it is dropped."""
         chunks: list[Chunk] = []
         for place, (token, text) in enumerate(tokens):
-            is_stopped, thought = False, ""
+            is_stopped, thought, is_thought = False, "", False
             calls: tuple[CallPiece, ...] = ()
             if self._reasoning is not None:
-                thought, text = self._parted(token, text)
+                thought, text, is_thought = self._parted(self._reasoning, token, text)
             if self._splitter is not None:
                 text = self._splitter.feed(text)
                 calls = self._splitter.take_pieces()
@@ -151,29 +151,30 @@ class TextAssembly:
             else:
                 text, is_stopped = self._stops.feed(text)
             self._texts.append(text)
-            chunks.append(Chunk(text, token, calls=calls, reasoning=thought))
+            chunks.append(
+                Chunk(text, token, calls=calls, reasoning=thought, is_reasoning=is_thought)
+            )
             if is_stopped:
                 held = self._held.release() if self._held else ()
                 return Added(chunks, True, len(tokens) - place - 1 + len(held))
         return Added(chunks)
 
-    def _parted(self, token: int, text: str) -> Parted:
-        """A token's text as thinking and answer; of the first its tokens are counted, too."""
-        splitter = self._reasoning
-        assert splitter is not None
+    def _parted(self, splitter: ReasoningSplitter, token: int, text: str) -> tuple[str, str, bool]:
+        """A token's text as thinking and answer, and whether the token is counted as thinking."""
         was_thinking = splitter.is_thinking
         parted = splitter.feed(text)
         told = splitter.mark(token)
         if told is not None:
             parted = parted.joined(told)
         self._num_parted += 1
-        if was_thinking or splitter.is_thinking:
+        is_thinking = was_thinking or splitter.is_thinking
+        if is_thinking:
             is_first = not (self.num_reasoning_tokens or any(self._texts))
             # What opens it may be several tokens.
             self.num_reasoning_tokens += self._num_parted if is_first else 1
         if parted.reasoning:
             self._thoughts.append(parted.reasoning)
-        return parted
+        return parted.reasoning, parted.text, is_thinking
 
     def _parted_end(self, rest: str) -> Parted:
         """The same of what comes behind the last token."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgellama.server.errors import refused
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import TokenLogprob
+    from edgellama.generation.results import Generation, TokenLogprob
 
 MAX_ALTERNATIVES = 20
 
@@ -33,6 +33,11 @@ def alternatives(number: int, param: str) -> int:
     if not 0 <= number <= MAX_ALTERNATIVES:
         raise refused(param, f"{param} is {number}; allowed: 0 to {MAX_ALTERNATIVES}")
     return number
+
+
+def text_logprobs(result: Generation) -> Sequence[TokenLogprob] | None:
+    """Those of the tokens behind what was thought, if they were asked for."""
+    return None if result.logprobs is None else result.logprobs[result.reasoning_tokens :]
 
 
 def chat_logprobs(found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
