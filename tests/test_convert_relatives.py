@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.relatives import RELATIVES, write_relative
+from reference.family_member import write_safetensors
+from reference.relatives import RELATIVES, drawn, write_relative
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert import convert
@@ -196,6 +197,23 @@ def test_heads_that_are_rotated_in_part(data: st.DataObject) -> None:
     np.testing.assert_array_equal(found, expected[first:last])
     vector = PermutedTensor(ArrayTensor("vector", matrix[:, 0].copy()), 2, rotated)
     np.testing.assert_array_equal(vector.rows(0, 1).view(np.float32)[0], expected[:, 0])
+
+
+@pytest.mark.parametrize("name", ["granite", "qwen2", "phi3", "ministral3"])
+def test_inside_models_with_vision(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    """The text model of a LLaVA is the same whichever family it is of."""
+    folder = write_relative(tmp_path / name, name, golden)
+    text = json.loads((folder / "config.json").read_text("utf-8")) | {"model_type": name}
+    outer = {"architectures": ["LlavaNextForConditionalGeneration"], "text_config": text}
+    (folder / "config.json").write_text(json.dumps(outer), "utf-8")
+    weights = drawn(name, json.loads(str(golden[f"{name}/shapes"])))
+    named = {f"language_model.{tensor}": values for tensor, values in weights.items()}
+    write_safetensors(folder / "model.safetensors", named)
+    convert(folder, tmp_path / "model.gguf", type="f32")
+    tokens = golden[f"{name}/tokens"].tolist()
+    with GGUFFile(tmp_path / "model.gguf") as file, Engine(file) as engine:
+        logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"))
+    np.testing.assert_allclose(logits, golden[f"{name}/logits"], rtol=0, atol=TOLERANCE)
 
 
 def test_settings_that_are_silent(golden: dict[str, Any], tmp_path: Path) -> None:

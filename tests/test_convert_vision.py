@@ -145,7 +145,7 @@ def test_layers_that_attend_to_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ({"model_type": "qwen2", "architectures": None}, "model type 'qwen2' cannot be converted"),
+        ({"model_type": "qwen3", "architectures": None}, "model type 'qwen3' cannot be converted"),
         ({"cross_attention_layers": [0, 9]}, "text_config.cross_attention_layers is of type list"),
         ({"cross_attention_layers": [0, 1]}, "different numbers from 0 to 1, not all of them"),
         ({"cross_attention_layers": 3}, "cross_attention_layers is 3; allowed: an array"),

@@ -32,6 +32,7 @@ CASES = (
     *("packed-4", "packed-4-zeros", "packed-8-zeros", "fp8-tensor", "fp8-blocks"),
     *("nf4", "nf4-nested", "fp4", "int8-rows", "awq-rows"),
     *("packed-5", "packed-6-zeros", "nvfp4", "mxfp4", "mxfp8", "torchao-int8", "torchao-fp8"),
+    "bitnet",
 )
 FP8_TABLES = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -305,6 +306,8 @@ def test_plain_weights_stay_as_they_are(settings: object, tmp_path: Path) -> Non
 
 FOREIGN: dict[str, tuple[str, str]] = {
     "scaled_zeros": ("AWQ for its fast GEMV kernels", r"model.dequantize\(\)"),
+    "bitmask": ("a sparse format of compressed-tensors", "convert the model that it was made from"),
+    "scale_packed": ("Marlin's sparse format", "convert the model that it was made from"),
     "biases": ("MLX", "mlx_lm convert"),
     "W_q": ("HQQ", "convert the model that it was made from"),
     "codebooks": ("AQLM", "convert the model that it was made from"),
@@ -497,4 +500,26 @@ def test_torchao_of_four_bits(tmp_path: Path) -> None:
         f"{MODULE}._weight_scale": np.ones((24, 1), np.float32),
     }
     with pytest.raises(UnsupportedModelError, match=r"quantized by torchao.*_weight_qdata"):
+        expanded(tmp_path, arrays)
+
+
+def test_the_scale_of_bitnet_multiplies_in_its_newer_layer(
+    golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """config.json's linear_class says which of transformers' two layers a checkpoint is for."""
+    arrays, expected = parts_of(golden, "bitnet")
+    scale = float(arrays[f"{MODULE}.weight_scale"][0])
+    found = expanded(tmp_path, arrays, settings={"linear_class": "autobitlinear"})
+    values_ = values(found.tensors[f"{MODULE}.weight"])
+    np.testing.assert_allclose(values_, expected * scale**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_scale_of_bitnet_that_is_none(
+    scale: float, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is told before anything is divided by it."""
+    arrays, _ = parts_of(golden, "bitnet")
+    arrays[f"{MODULE}.weight_scale"] = np.array([scale], np.float32)
+    with pytest.raises(ModelFileError, match="needed: a number above 0"):
         expanded(tmp_path, arrays)

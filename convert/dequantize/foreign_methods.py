@@ -43,6 +43,8 @@ FOREIGN_METHODS = tuple(
         ("EXL3", "trellis|suh|svh"),
         ("QuIP#", "Qidxs|Qidxs_list"),
         ("VPTQ", "centroids|res_centroids"),
+        ("a sparse format of compressed-tensors", "bitmask|compressed"),
+        ("Marlin's sparse format", "scale_packed"),
         ("SpQR", "dense_weights|row_offsets"),
         ("HIGGS", "tables2"),
         ("MXFP4 of experts", "weight_blocks|weight_scales"),

@@ -34,14 +34,15 @@ from edgellama.convert.dequantize.meta_tensors import (
 )
 from edgellama.convert.dequantize.scaled_tensor import ScaledTensor
 from edgellama.convert.dequantize.settings import read_settings, shared_size
+from edgellama.convert.dequantize.ternary_tensor import are_ternary, take_ternary
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import DoubleTensor, ElementTensor, SourceTensor
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 CONVERTED = (
-    "F32, F16, BF16, F64, FP8, NVFP4, MXFP4, GPTQ, AWQ, bitsandbytes, Meta's int4, torchao's int8, "
-    "and compressed-tensors' int8 and packed integers"
+    "F32, F16, BF16, F64, FP8, NVFP4, MXFP4, GPTQ, AWQ, bitsandbytes, BitNet, Meta's int4, "
+    "torchao's int8, and compressed-tensors' int8 and packed integers"
 )
 BITSANDBYTES_SCALE, META_SCALE = "SCB", "scales"
 SCALE_NAMES = (
@@ -49,7 +50,7 @@ SCALE_NAMES = (
     *(BITSANDBYTES_SCALE, META_SCALE),
 )
 ZERO_NAMES = ("weight_zero_point", "zeros")
-LAYOUT_NAME = "weight_format"
+LAYOUT_NAME, AUTO_BIT_LINEAR = "weight_format", "autobitlinear"
 # Scales of int8 that other programs than compressed-tensors store: whose, and what goes with them.
 _INT8 = {
     BITSANDBYTES_SCALE: ("int8 of bitsandbytes", 7.874015718698502e-3),  # 1 / 127, as it says it
@@ -164,6 +165,9 @@ class _Expansion:
         rest = dict(parts)
         if _is_small(parts.get("weight")):
             weight = self._scaled(module, rest)
+        elif are_ternary(parts):
+            multiplies = self._settings.linear_class == AUTO_BIT_LINEAR
+            weight = take_ternary(self._path, module, rest, multiplies=multiplies)
         elif are_four_bit_floats(parts) and not _is_four_bits(parts):
             weight = take_four_bit_floats(self._path, module, rest)
         elif self._grouping.holds(parts):

@@ -24,7 +24,7 @@ class QuantizationSettings:
 
     ``bits``: of an integer. ``gptq_format``: "gptq" or "gptq_v2"; ``is_symmetric``: whether zero
     points are all alike. ``adaptor_scale`` is that of Meta's adaptors, ``is_rotated`` whether the
-    input of its last matrices is rotated, as SpinQuant does.
+    input of its last matrices is rotated, as SpinQuant does. ``linear_class``: BitNet's layer.
     """
 
     block: tuple[int, int] | None = None
@@ -34,6 +34,7 @@ class QuantizationSettings:
     is_symmetric: bool | None = None
     adaptor_scale: float | None = None
     is_rotated: bool = False
+    linear_class: str | None = None
 
 
 def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
@@ -50,6 +51,7 @@ def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
         bits=_size(found.get("bits")),
         gptq_format=_text(found.get("checkpoint_format")),
         is_symmetric=_flag(found.get("sym")),
+        linear_class=_text(found.get("linear_class")),
         adaptor_scale=adaptors.positive("scale") if adaptors else None,
         # Of Meta's releases those without adaptors are SpinQuant's.
         is_rotated=bool(meta) and meta.flag("spinquant", not adaptors),

@@ -48,6 +48,9 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
             {**_LARGER, "max_position_embeddings": 131072, "sliding_window": 4096},
         ),
         "ministral3": ("Ministral3ForCausalLM", {}),
+        "granite": ("GraniteForCausalLM", {}),
+        "phi3": ("Phi3ForCausalLM", {}),
+        "qwen2": ("Qwen2ForCausalLM", {}),
         "mllama_text_model": (
             "LlamaForCausalLM",
             {**_LARGER, "num_hidden_layers": 40, "vocab_size": 128256, "rms_norm_eps": 1e-5}

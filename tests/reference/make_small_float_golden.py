@@ -1,7 +1,7 @@
 """Writes tests/data/small_float_golden.npz: NVFP4, MXFP4, MXFP8 and torchao's, and their values.
 
-Run by hand with torch, compressed-tensors 0.20 and torchao 0.18 installed. The tests read only the
-output.
+Run by hand with torch, transformers 5, compressed-tensors 0.20 and torchao 0.18. The tests
+read only the output.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationArgs, dequantize, preset_name_to_scheme
 from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+from transformers.integrations.bitnet import pack_weights
 
 OUTPUT = Path(__file__).parent.parent / "data" / "small_float_golden.npz"
 ROWS, COLUMNS = 24, 64
@@ -87,6 +88,18 @@ def packed(rng: np.random.Generator, bits: int, *, symmetric: bool) -> Arrays:
     return parts
 
 
+def bitnet(rng: np.random.Generator) -> Arrays:
+    """transformers packs ternary numbers, and divides what they make by the scale."""
+    numbers = torch.from_numpy(rng.integers(-1, 2, (ROWS, COLUMNS)).astype(np.float32))
+    scale = np.array([37.5], np.float32)
+    packed_numbers = pack_weights(numbers.clone())
+    return {
+        "weight": packed_numbers.numpy(),
+        "weight_scale": scale,
+        "expected": numbers.numpy() * (np.float32(1) / scale),
+    }
+
+
 def torchao(config: Any) -> Arrays:
     """A matrix as torchao quantizes it, under the names that it has in safetensors."""
     linear = torch.nn.Linear(COLUMNS, ROWS, bias=False)
@@ -110,6 +123,7 @@ def main() -> None:
         "mxfp8": eight_bits(rng),
         "packed-5": packed(rng, 5, symmetric=True),
         "packed-6-zeros": packed(rng, 6, symmetric=False),
+        "bitnet": bitnet(rng),
         "torchao-int8": torchao(Int8WeightOnlyConfig()),
         "torchao-fp8": torchao(Float8WeightOnlyConfig()),
     }
