@@ -209,7 +209,8 @@ class TextGenerationPipeline:
             last = messages.pop()
             messages.append({"role": last["role"], "content": last["content"] + text})
         else:
-            messages.append({"role": "assistant", "content": text})
+            thought = {"reasoning": result.reasoning} if result.reasoning else {}
+            messages.append({"role": "assistant", "content": text, **thought})
         return {"generated_text": messages}
 
 

@@ -163,6 +163,8 @@ def test_messages_stream_thinking_in_blocks(client: httpx.Client) -> None:
     assert kinds == ["thinking_delta"] * (len(kinds) - 1) + ["signature_delta"]
     assert "".join(event["delta"].get("thinking", "") for event in thinking[1:-1]) == THOUGHT
     assert "".join(event["delta"]["text"] for event in text[1:-1]) == ANSWER
+    signed = thinking[-2]["delta"]["signature"]
+    assert signed == said(client, MESSAGES, **ENABLED)["content"][0]["signature"]
     assert thinking[-1]["type"] == text[-1]["type"] == "content_block_stop"
     plain = said(client, MESSAGES, stream=True)
     assert not any("thinking" in json.dumps(event) for _, event in plain)

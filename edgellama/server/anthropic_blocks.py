@@ -5,7 +5,8 @@ Requests and streams are left to ``anthropic_messages``.
 
 from __future__ import annotations
 
-import secrets
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,12 +85,13 @@ def _result(block: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def thinking_block(reasoning: str) -> dict[str, Any]:
     """What was thought before a reply."""
-    return {"type": "thinking", "thinking": reasoning, "signature": signature()}
+    return {"type": "thinking", "thinking": reasoning, "signature": signature(reasoning)}
 
 
-def signature() -> str:
-    """Of a block that clients send back as it is; nothing here depends on it."""
-    return secrets.token_urlsafe(32)
+def signature(reasoning: str) -> str:
+    """Of a block that clients send back as it is: the same for the same, and never checked."""
+    data = reasoning.encode("utf-8", "surrogatepass")
+    return base64.b64encode(hashlib.blake2b(data, digest_size=24).digest()).decode("ascii")
 
 
 def reply_blocks(result: Generation) -> list[dict[str, Any]]:

@@ -166,6 +166,7 @@ class MessageStream(StreamWriter):
         self._num_blocks = 0
         self._open = ""
         self._thinking = request.thinking
+        self._thought = ""
 
     async def begin(self) -> bytes:
         """The empty message; a block begins with what is in it, since clients send back all."""
@@ -207,8 +208,10 @@ class MessageStream(StreamWriter):
         told = b""
         if self._open != "thinking":
             told = self._begin_block(type="thinking", thinking="", signature="")
+            self._thought = ""
         if self._thinking.is_told:
             told += self._delta(type="thinking_delta", thinking=reasoning)
+            self._thought += reasoning
         return told
 
     def _begin_text(self) -> bytes:
@@ -232,7 +235,7 @@ class MessageStream(StreamWriter):
             return b""
         signed = b""
         if self._open == "thinking":
-            signed = self._delta(type="signature_delta", signature=signature())
+            signed = self._delta(type="signature_delta", signature=signature(self._thought))
         self._open = ""
         return signed + _event("content_block_stop", index=self._num_blocks - 1)
 
