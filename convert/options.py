@@ -1,6 +1,6 @@
 """The options of a conversion, read from what a user writes, checked before anything is opened.
 
-What the formats are is known to ``quant.recipes``, what is done with all of it to ``pipeline``.
+``quant.recipes`` knows what the formats are, and ``pipeline`` what is done with all of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a path or a name to a model that can compute: file, tokenizer and engine.
 
-What texts are made with them is the facade's business.
+The facade decides what texts are made with them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A model as its texts use it: sessions, adapters beside the weights, hooks in the steps.
 
-What holds the model is left to open_model, what texts are made to generation.
+``open_model`` knows what holds the model, and ``generation`` what texts are made.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Values under a model's keys in GGUF metadata, each checked for its type when it is read.
 
-What they mean, and which belong together, is left to ``model_config`` and ``rope_config``.
+``model_config`` and ``rope_config`` know what they mean, and which belong together.
 """
 
 from __future__ import annotations

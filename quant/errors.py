@@ -1,7 +1,7 @@
 """The one tree of errors that edgellama raises on purpose.
 
-Every class derives from EdgellamaError, so that one ``except`` is enough; those with a
-natural built-in parent have that too. Which message to write is left to the raiser.
+Every class derives from EdgellamaError, so that one ``except`` is enough; those with a natural
+built-in parent have that too. The raiser knows which message to write.
 """
 
 from __future__ import annotations

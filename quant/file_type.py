@@ -1,6 +1,6 @@
 """Which type a model's file has as a whole, as it says itself or as most of its bytes tell.
 
-What a type makes of each tensor is left to ``recipes``.
+``recipes`` knows what a type makes of each tensor.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Opening a file for reading where it lies: checked to be a regular file, mapped read-only.
 
-What the bytes mean is left to the readers of each format. A file that is cut short while it is
-mapped has pages that end the process when they are touched; ``read_at`` reads without them.
+The readers of each format know what the bytes mean. A file that is cut short while it is mapped has
+pages that end the process when they are touched; ``read_at`` reads without them.
 """
 
 from __future__ import annotations

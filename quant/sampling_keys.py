@@ -1,6 +1,6 @@
 """Sampling that a model file recommends: llama.cpp's keys under ``general.sampling.``.
 
-The converter writes them, chats use them. How tokens are chosen by them is left to sampling.
+The converter writes them, chats use them. ``sampling`` knows how tokens are chosen by them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What generation_config.json says: more tokens that end a text, and recommended sampling.
 
-Files of Meta's have none. How a reply ends and tokens are chosen is left to the engine.
+Files of Meta's have none. The engine knows how a reply ends and tokens are chosen.
 """
 
 from __future__ import annotations

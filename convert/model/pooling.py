@@ -1,6 +1,6 @@
 """How a checkpoint's texts become vectors: from what sentence-transformers says to GGUF's key.
 
-Which kinds of pooling the engine has is known to ``quant.pooling``.
+``quant.pooling`` knows which kinds of pooling the engine has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A piece of a mapped file, read without touching it where it is mapped.
 
-A page that the file no longer has would end the process, and pages in use would add up over a
-whole model. What the bytes mean is left to the tensors.
+A page that the file no longer has would end the process, and pages in use would add up over a whole
+model. The tensors know what the bytes mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The table of a zip archive whose members are stored as they are: where each one's bytes lie.
 
-Nothing is decompressed or copied, so the archive's claims cost no memory; a compressed
-member is refused. What the members hold is left to torch_reader.
+Nothing is decompressed or copied, so the archive's claims cost no memory; a compressed member is
+refused. ``torch_reader`` knows what the members hold.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tokens beside a vocabulary proper: the union of all that the files in a folder say.
 
-Every file that lists any counts, since programs that save a tokenizer differ in which they
-write. What the tokens become in GGUF is left to the kinds of vocabulary.
+Every file that lists any counts, since programs that save a tokenizer differ in which they write.
+The kinds of vocabulary know what the tokens become in GGUF.
 """
 
 from __future__ import annotations

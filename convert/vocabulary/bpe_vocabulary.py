@@ -1,7 +1,7 @@
 """The vocabulary of a byte-level BPE in Hugging Face's ``tokenizer.json``.
 
-Which split pattern it has is left to ``split_pattern_names``, which roles tokens have to
-``tokenizer_settings``.
+``split_pattern_names`` knows which split pattern it has, and ``tokenizer_settings`` which roles
+tokens have.
 """
 
 from __future__ import annotations

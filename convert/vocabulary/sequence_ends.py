@@ -1,6 +1,6 @@
 """Whether encoding puts BOS before a text and EOS behind it, by all the files that may say.
 
-Which tokens these are is left to ``tokenizer_settings``.
+``tokenizer_settings`` knows which tokens these are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What Ctrl-C does to a command's process: it ends a start at once, and is never lost later.
 
-What a command that is interrupted takes back is left to the command.
+The command knows what a command that is interrupted takes back.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One process's share of a batch: lines of prompts in, lines of texts out. It knows no Ray.
 
-Which lines it gets, and where its lines go, is left to ``ray_batch``.
+``ray_batch`` knows which lines it gets, and where its lines go.
 """
 
 from __future__ import annotations

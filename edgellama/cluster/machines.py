@@ -1,6 +1,6 @@
 """The machines of a cluster as a user describes them: ``name:memory:bandwidth[:network]``.
 
-How layers are shared out among them is left to ``planning``.
+``planning`` knows how layers are shared out among them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The form of an answer that its model may think about before: free up to the closing mark.
 
 What is thought has no form; the answer's begins two line breaks behind the mark, as models that
-think write it. Which marks there are is known to ``edgellama.text.reasoning``.
+think write it. ``edgellama.text.reasoning`` knows which marks there are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From the form of an answer to the constraint of a text: compiled once, used by many texts.
 
-Kept per tokenizer, see ``Tokenizer.derived``. What a form is, is known to answer_form.
+Kept per tokenizer, see ``Tokenizer.derived``. ``answer_form`` knows what a form is.
 """
 
 from __future__ import annotations

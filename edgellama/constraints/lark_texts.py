@@ -1,6 +1,6 @@
 """Texts in llguidance's dialect of Lark: as they stand, and as patterns.
 
-What a text must look like around them is left to the grammars that use these.
+The grammars that use these know what a text must look like around them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What can be kept to of schemas that programs have written: of answers, and of their tools.
 
 Agents offer all tools of all servers that they know, and one schema with a rule that no grammar has
-would end every request. Which rules hold is known to ``json_schema``.
+would end every request. ``json_schema`` knows which rules hold.
 """
 
 from __future__ import annotations

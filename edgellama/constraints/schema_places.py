@@ -1,6 +1,6 @@
 """Where schemas stand in a schema: those inside it by place, and those that references mean.
 
-What a keyword means is left to ``keywords`` and ``json_schema``.
+``keywords`` and ``json_schema`` know what a keyword means.
 """
 
 from __future__ import annotations

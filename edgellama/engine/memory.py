@@ -1,7 +1,6 @@
 """Memory that is reserved at once, but costs only the pages that are touched.
 
-Free memory of the heap goes back to the system here, too. What lies in memory is left to its
-owners.
+Free memory of the heap goes back to the system here, too. Its owners know what lies in memory.
 """
 
 from __future__ import annotations

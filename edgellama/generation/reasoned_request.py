@@ -1,6 +1,6 @@
 """The request of a text that may begin with thinking, with the form that its answer must have.
 
-How a form is put behind thinking is known to ``constraints``.
+``constraints`` knows how a form is put behind thinking.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The process of one benchmark test: start, warm-up, repetitions, and a plain read beside each.
 
-Which tests there are, and what becomes of their figures, is left to ``bench``.
+``bench`` knows which tests there are, and what becomes of their figures.
 """
 
 from __future__ import annotations

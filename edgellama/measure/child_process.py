@@ -1,7 +1,7 @@
 """Measurements in a process of their own, whose start and memory are nobody else's.
 
-The child runs a module's function with a request, and tells of progress, its result or its
-error as lines of JSON on standard output. What is measured is left to the module.
+The child runs a module's function with a request, and tells of progress, its result or its error as
+lines of JSON on standard output. The module knows what is measured.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The Llama family's sizes by name, so that questions about a model need no file of it.
 
-Sizes are those of the published checkpoints. What a size means for memory is left to
-``footprint``.
+Sizes are those of the published checkpoints. ``footprint`` knows what a size means for memory.
 """
 
 from __future__ import annotations

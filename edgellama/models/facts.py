@@ -1,6 +1,6 @@
 """What a GGUF file's header tells of its model in a few words, for lists of models.
 
-Which files there are is left to ``library``.
+``library`` knows which files there are.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One file of the hub's into its place, from where an earlier attempt ended.
 
 What is there of it waits beside its place, under a name with its digest, so that files of two
-commits are never mixed, and is trusted once that digest matches. Which files there are is left
-to ``hub``.
+commits are never mixed, and is trusted once that digest matches. ``hub`` knows which files there
+are.
 """
 
 from __future__ import annotations

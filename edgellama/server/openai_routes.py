@@ -1,6 +1,6 @@
 """The endpoints of OpenAI's protocol.
 
-What is in requests and answers is left to ``openai_chat`` and ``openai_completions``.
+``openai_chat`` and ``openai_completions`` know what is in requests and answers.
 """
 
 from __future__ import annotations

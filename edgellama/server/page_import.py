@@ -1,6 +1,6 @@
 """A conversation that the page exported, read back: checked, and with ids of its own.
 
-Where it is kept is known to ``stores.page_conversations``.
+``stores.page_conversations`` knows where it is kept.
 """
 
 from __future__ import annotations

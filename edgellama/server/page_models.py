@@ -1,6 +1,6 @@
 """What the page shows of models and of the machine: memory before and after loading, the queue.
 
-Which models there are is known to ``catalogue``, which are loaded to ``model_shelf``.
+``catalogue`` knows which models there are, and ``model_shelf`` which are loaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Endpoints of no protocol: health and figures.
 
-What is counted is known to ``metrics`` and ``state``.
+``metrics`` and ``state`` know what is counted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a kept response was made from, as items on pages, as OpenAI's clients list them.
 
-Which messages a response keeps is known to ``response_store``.
+``response_store`` knows which messages a response keeps.
 """
 
 from __future__ import annotations

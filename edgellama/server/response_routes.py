@@ -1,6 +1,6 @@
 """The endpoints of OpenAI's responses, which later requests may go on from.
 
-What is in requests and responses is left to ``openai_responses``.
+``openai_responses`` knows what is in requests and responses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A response as events with numbers, each with the name of what happened.
 
-What the object has is known to ``openai_responses``.
+``openai_responses`` knows what the object has.
 """
 
 from __future__ import annotations

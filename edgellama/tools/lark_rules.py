@@ -1,6 +1,6 @@
 """Pieces of a grammar in llguidance's dialect of Lark that are values of a schema.
 
-What they are put together to is left to ``call_grammar`` and ``python_arguments``.
+``call_grammar`` and ``python_arguments`` know what they are put together to.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arrays of strings in a GGUF file: found quickly, decoded when somebody asks.
 
-A vocabulary has some 400,000 strings, each behind its length, so finding them is most of
-the work of opening a file. What the strings mean is left to the tokenizer.
+A vocabulary has some 400,000 strings, each behind its length, so finding them is most of the work
+of opening a file. The tokenizer knows what the strings mean.
 """
 
 from __future__ import annotations

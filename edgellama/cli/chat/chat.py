@@ -1,6 +1,6 @@
 """One chat: a model, its conversation, and replies as they are shown.
 
-What a user typed is known to loop, what slash commands are to commands.
+``loop`` knows what a user typed, and ``commands`` what slash commands are.
 """
 
 from __future__ import annotations

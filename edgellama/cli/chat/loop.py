@@ -1,6 +1,6 @@
 """The loops of the chat: one for a person at a terminal, one for what comes through a pipe.
 
-What a line does is known to ``chat`` and ``commands``.
+``chat`` and ``commands`` know what a line does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Markdown as lines for a terminal, block by block while the text still grows.
 
 rich renders and markdown-it parses; here is decided where a block ends, and how a reply should
-look. What is painted when is left to reply_view.
+look. ``reply_view`` knows what is painted when.
 """
 
 from __future__ import annotations

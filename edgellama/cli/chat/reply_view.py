@@ -1,7 +1,7 @@
 """One reply on its way: as text for pipes, as rendered Markdown for a terminal.
 
-A view hears of every piece of text, and several times a second that nothing came. How Markdown
-looks and how lines are painted is known to markdown and painter.
+A view hears of every piece of text, and several times a second that nothing came. Markdown and
+painter know how Markdown looks and how lines are painted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Options of replies as a user sets and reads them in the chat: names, values, defaults.
 
-What values mean, and which are allowed, is known to ``sampling.options``.
+``sampling.options`` knows what values mean, and which are allowed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama batch --ray``: the same lines, whose texts are made on the machines of a cluster.
 
-What a worker does is known to ``cluster.batch_worker``, how Ray spreads it to ``ray_batch``.
+``cluster.batch_worker`` knows what a worker does, and ``ray_batch`` how Ray spreads it.
 """
 
 from __future__ import annotations

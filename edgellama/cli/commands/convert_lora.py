@@ -1,6 +1,6 @@
 """``edgellama convert-lora``: a PEFT adapter as a GGUF file.
 
-What an adapter holds, and what is refused, is known to ``convert.adapter``.
+``convert.adapter`` knows what an adapter holds, and what is refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama doctor``: what this machine offers, what is installed, and what is missing.
 
-What a graphics card has is left to ``cuda.machine``, what is compiled to ``code_cache``.
+``cuda.machine`` knows what a graphics card has, and ``code_cache`` what is compiled.
 """
 
 from __future__ import annotations

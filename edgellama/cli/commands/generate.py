@@ -1,6 +1,6 @@
 """``edgellama generate``: one text from one prompt, for the shell and for scripts.
 
-Where the prompt comes from is left to ``prompt_text``, how a text appears to ``streaming``.
+``prompt_text`` knows where the prompt comes from, and ``streaming`` how a text appears.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama list``: the models that the cache holds.
 
-What the cache holds is known to ``models.library``, what a file is to ``models.facts``.
+``models.library`` knows what the cache holds, and ``models.facts`` what a file is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama pull``: fetches a model into the cache.
 
-Where from, and what is kept of a download that ends early, is known to ``models.pulling``.
+``models.pulling`` knows where models come from, and what is kept of a download that ends early.
 """
 
 from __future__ import annotations

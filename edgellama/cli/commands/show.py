@@ -1,6 +1,6 @@
 """``edgellama show``: a model in brief, and where it came from.
 
-What is read of a file is known to ``models.facts``.
+``models.facts`` knows what is read of a file.
 """
 
 from __future__ import annotations

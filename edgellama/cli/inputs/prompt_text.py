@@ -1,6 +1,6 @@
 """Where a prompt comes from: an argument, a file, or standard input.
 
-What becomes of the text is left to the commands.
+The commands know what becomes of the text.
 """
 
 from __future__ import annotations

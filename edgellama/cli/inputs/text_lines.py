@@ -1,6 +1,6 @@
 """Texts of a command, one a line: given as arguments, in a file, or through a pipe.
 
-What is computed of them is left to the commands.
+The commands know what is computed of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Options that say what a text must look like, and the arguments that they become.
 
-What the forms mean, and whether they can be kept to, is left to ``constraints``.
+``constraints`` knows what the forms mean, and whether they can be kept to.
 """
 
 from __future__ import annotations

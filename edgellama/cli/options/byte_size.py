@@ -1,6 +1,6 @@
 """Amounts of memory on the command line: 2GB, 500MiB, 0.
 
-How sizes are read is known to ``measure.footprint_fit``.
+``measure.footprint_fit`` knows how sizes are read.
 """
 
 from __future__ import annotations

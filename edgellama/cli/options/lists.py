@@ -1,6 +1,6 @@
 """Options that take several values in one word, separated by commas.
 
-What the values may be is left to each option's own type.
+Each option's own type knows what the values may be.
 """
 
 from __future__ import annotations

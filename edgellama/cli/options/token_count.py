@@ -1,6 +1,6 @@
 """Numbers of tokens on the command line: 8192, or 8k for the same.
 
-Whether a number fits a model is left to the commands.
+The commands know whether a number fits a model.
 """
 
 from __future__ import annotations

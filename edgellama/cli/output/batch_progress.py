@@ -1,6 +1,6 @@
 """How far a batch has come, on stderr: a live bar for people, a line at the end for all.
 
-What a text is, and when it counts as failed, is known to ``batch_job``.
+``batch_job`` knows what a text is, and when it counts as failed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files with a plot: which there may be, and an empty figure to draw in.
 
-matplotlib is an optional package, looked for before any work is done. What is drawn is left to the
-``*_plot`` modules.
+matplotlib is an optional package, looked for before any work is done. The ``*_plot`` modules know
+what is drawn.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rows and columns of ``edgellama footprint``: predictions, and a measurement beside one.
 
-Where the numbers come from is known to ``measure``.
+``measure`` knows where the numbers come from.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rows and columns of ``edgellama profile``.
 
-What the figures mean is known to ``measure.op_profile``.
+``measure.op_profile`` knows what the figures mean.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """How a driver and a stage on another machine talk: messages over a socket, as bytes.
 
-``direct_line`` is the connection, ``wire`` writes calls and answers as bytes. What is said is known
-to ``stages``.
+``direct_line`` is the connection, ``wire`` writes calls and answers as bytes. ``stages`` knows what
+is said.
 """

@@ -1,8 +1,8 @@
 """Stages in order: what a step gives, though stages may be lost and must compute again.
 
 It holds no tokens but those of the step that runs. A stage that is lost comes back empty; what it
-then lacks of a sequence is told by its answer, and goes through all stages again. How calls go
-through is left to ``passage``.
+then lacks of a sequence is told by its answer, and goes through all stages again. ``passage`` knows
+how calls go through.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A stage in the driver's own process, or in a test: a handle without a wire.
 
-It computes as any other stage does, and can be lost and made anew. How a stage elsewhere is reached
-is left to ``ray_stages``.
+It computes as any other stage does, and can be lost and made anew. ``ray_stages`` knows how a stage
+elsewhere is reached.
 """
 
 from __future__ import annotations

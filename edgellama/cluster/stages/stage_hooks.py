@@ -1,7 +1,7 @@
 """Hooks over stages: functions of the driver's process, called where a stage has the rows.
 
 A stage is told at which places of its steps somebody wants its rows. When it comes to one, it sends
-them to the driver and goes on with what comes back. How they are sent is the connection's business.
+them to the driver and goes on with what comes back. The connection decides how they are sent.
 """
 
 from __future__ import annotations

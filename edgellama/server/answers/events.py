@@ -1,6 +1,6 @@
 """What the threads of an answer say while they make its texts, as plain values.
 
-Who reads it, and what bytes it becomes, is left to ``streaming`` and the protocols.
+``streaming`` and the protocols know who reads it, and what bytes it becomes.
 """
 
 from __future__ import annotations

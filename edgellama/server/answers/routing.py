@@ -1,6 +1,6 @@
 """What modules of routes share: the table's form, and the way from a request to the server.
 
-Which paths there are is known to the modules of each protocol.
+The modules of each protocol know which paths there are.
 """
 
 from __future__ import annotations

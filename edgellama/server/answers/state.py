@@ -1,6 +1,6 @@
 """What all requests of a server share: settings, models, the queue, threads, counts.
 
-What each of them does is known to its own module.
+Its own module knows what each of them does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a request asks for, as an answer is told it: texts of a model, and how each is begun.
 
-Which fields of a request say so is known to its protocol.
+Its protocol knows which fields of a request say so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many connections there is room for: each is an open file, and systems allow so many of them.
 
-What happens to connections beyond that is the connections' business.
+The connections decide what happens to connections beyond that.
 """
 
 from __future__ import annotations

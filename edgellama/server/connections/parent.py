@@ -1,7 +1,7 @@
 """The end of another process, waited for without asking again and again where the system can.
 
-``--parent-pid`` needs it: a server ends with the program that started it. How it ends is left to
-``run``.
+``--parent-pid`` needs it: a server ends with the program that started it. ``run`` knows how it
+ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How one text begins: inside thinking that its prompt has opened, or where thinking may open.
 
-It reads and writes the ends of prompts. Which marks a model has is known to ``marks``.
+It reads and writes the ends of prompts. ``marks`` knows which marks a model has.
 """
 
 from __future__ import annotations
