@@ -80,7 +80,8 @@ class ServerSettings:
     ``hosts`` names under which the server may be called beside its address. ``ping_s``: how
     often a silent stream says that it lives. ``drain_s``: how long answers may go on once the
     server is told to end. ``with_page``: browsers get a page. ``allow_manage``: clients may make,
-    copy and delete models. ``store`` is the file of kept responses, None the usual one;
+    copy and delete models. ``on_compile`` hears of (compiled, total) kernels, from any thread,
+    where a model's must be compiled. ``store`` is the file of kept responses, None the usual one;
     conversations of the page lie beside it.
     """
 
@@ -102,6 +103,7 @@ class ServerSettings:
     log_prompts: bool = False
     with_page: bool = True
     allow_manage: bool = False
+    on_compile: Callable[[int, int], None] | None = None
     store: Path | None = None
 
     def __post_init__(self) -> None:

@@ -229,9 +229,17 @@ def _settings(models: tuple[str, ...], options: dict[str, Any]) -> ServerSetting
         api_keys=tuple(keys),
         aliases=aliases,
         limits=limits,
+        on_compile=_tell_of_kernels,
         unloads_given=keep_alive is not None,
         **given(options),
     )
+
+
+def _tell_of_kernels(done: int, total: int) -> None:
+    """Why a first start takes so long."""
+    if not done:
+        text = f"compiling {total} kernels for this processor, which later starts find"
+        print(text, file=sys.stderr, flush=True)
 
 
 def _limits(options: dict[str, Any]) -> Limits:

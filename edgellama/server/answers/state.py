@@ -40,6 +40,7 @@ class ServerState:
             keep_alive_s=self._keep_alive_s,
             available_bytes=available_memory_bytes,
             openers=settings.openers,
+            on_compile=settings.on_compile,
         )
         self.queue = TextQueue(settings.limits.parallel, settings.limits.max_waiting)
         self.metrics = Metrics()

@@ -71,10 +71,12 @@ class ModelShelf:
         keep_alive_s: Callable[[ServedModel], float],
         available_bytes: Callable[[], int | None],
         openers: Mapping[str, Opener] = MappingProxyType({}),
+        on_compile: Callable[[int, int], None] | None = None,
     ) -> None:
         """``engine``: options of ``Llama``. ``keep_alive_s``: of a model that nobody asks for.
 
-        ``openers``: how models of some names are loaded instead.
+        ``openers``: how models of some names are loaded instead. ``on_compile`` hears of
+        (compiled, total) kernels of a model.
         """
         self.catalogue = catalogue
         self.loaded: dict[str, LoadedModel] = {}
@@ -82,6 +84,7 @@ class ModelShelf:
         self._keep_alive_s = keep_alive_s
         self._available_bytes = available_bytes
         self._openers = openers
+        self._on_compile = on_compile
         self._changing = asyncio.Lock()
         self._freed = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
@@ -138,9 +141,14 @@ class ModelShelf:
         """Load no more models; whose kernels are being compiled is given up before the next one."""
         self._stopped = error
 
-    def _check_running(self, *progress: int) -> None:
+    def _check_running(self) -> None:
         if self._stopped is not None:
             raise self._stopped
+
+    def _hear_of_kernels(self, done: int, total: int) -> None:
+        self._check_running()
+        if self._on_compile is not None:
+            self._on_compile(done, total)
 
     async def close(self) -> None:
         """Let go of all models; nobody may use one any more."""
@@ -209,7 +217,7 @@ class ModelShelf:
 
         if (opener := self._openers.get(model.name)) is not None:
             return opener.open()
-        return Llama(model.path, **self._engine, progress=self._check_running)
+        return Llama(model.path, **self._engine, progress=self._hear_of_kernels)
 
     async def _make_room(self, model: ServedModel, needed: int) -> None:
         """Unload what has no work, the least recently used first, until ``needed`` bytes fit."""
