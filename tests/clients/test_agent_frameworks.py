@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from clients.conftest import Served
+from edgellama import Llama
 
 pydantic = pytest.importorskip("pydantic")
 LIMITS: Any = {"temperature": 0, "max_tokens": 60}
@@ -55,6 +58,32 @@ def test_instructor(served: Served, mode: str) -> None:
         model="smollm2", response_model=Colour, messages=asked, **LIMITS
     )
     assert found.colour in ("red", "blue")
+
+
+def test_outlines(served: Served) -> None:
+    """A class by its schema; and its guide as a function that changes logits, in this process."""
+    outlines, openai = pytest.importorskip("outlines"), pytest.importorskip("openai")
+    core = pytest.importorskip("outlines_core")
+    client = openai.OpenAI(base_url=served.openai_url, api_key=served.key)
+    found = outlines.from_openai(client, "smollm2")("Name a colour.", Colour, **LIMITS)
+    assert Colour.model_validate_json(found).colour in ("red", "blue")
+    with Llama("smollm2", context_length=64) as llama:
+        tokenizer, end = llama.tokenizer, llama.tokenizer.special.eos_id
+        texts = {i: tokenizer.decode([i], skip_special=False) for i in range(tokenizer.vocab_size)}
+        known = {text: [i] for i, text in texts.items() if i != end and "\ufffd" not in text}
+        guide = core.Guide(core.Index("[0-9]{3}-[0-9]{2}", core.Vocabulary(end, known)))
+        lengths: list[int] = []
+
+        def guided(logits: Any, tokens: Any) -> None:
+            if lengths and len(tokens) > lengths[-1]:
+                guide.advance(tokens[-1])
+            lengths.append(len(tokens))
+            allowed = logits[guide.get_tokens()]
+            logits[:] = -np.inf
+            logits[guide.get_tokens()] = allowed
+
+        text = llama.generate("A number: ", processors=[guided], max_tokens=12).text
+    assert re.fullmatch("[0-9]{3}-[0-9]{2}", text)
 
 
 def test_openai_agents(served: Served) -> None:
