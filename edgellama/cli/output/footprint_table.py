@@ -16,6 +16,7 @@ from edgellama.measure.footprint import Footprint
 from edgellama.measure.footprint_fit import divergence
 from edgellama.measure.footprint_measurement import Measurement
 from edgellama.measure.model_outline import ModelOutline
+from edgellama.quant.free_memory import available_memory_bytes
 
 PARTS = (
     *("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "draft"),
@@ -84,12 +85,18 @@ def print_rows(outline: ModelOutline, rows: Sequence[Row], style: str) -> None:
     elif style == "csv":
         click.echo(tables.comma_separated(rows))
     else:
-        click.echo(printable(f"{outline.name}: {outline.num_parameters:,} parameters\n"))
+        click.echo(printable(f"{outline.name}: {outline.num_parameters:,} parameters{_free()}\n"))
         losses = (LOSS_COLUMN,) if "expected_divergence" in rows[0] else ()
         columns = [column for column in COLUMNS if _says(column, rows)]
         click.echo(tables.to_read(rows, (*columns, *losses)))
         if "measured_rss_bytes" in rows[0]:
             click.echo("\n" + tables.to_read(_comparison(rows[0]), COMPARISON_COLUMNS))
+
+
+def _free() -> str:
+    """What this machine has for them."""
+    free = available_memory_bytes()
+    return "" if free is None else f"; {tables.size(free)} of memory are free here"
 
 
 def _says(column: Column, rows: Sequence[Row]) -> bool:
