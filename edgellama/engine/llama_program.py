@@ -8,6 +8,7 @@ each of them reads them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from edgellama.engine.adapter_ops import AdapterOps, Product
 from edgellama.engine.attention_ops import LayerAttention
@@ -77,7 +78,7 @@ class LlamaProgram:
         counted = [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
         return [*counted, *self._hooked("logits", None, logits, [], NUM_OUTPUTS)]
 
-    @property
+    @cached_property
     def _rows(self) -> RowOps:
         return RowOps(self.buffers, self.config.rms_epsilon)
 
@@ -170,6 +171,8 @@ class LlamaProgram:
         matrices: Sequence[Matrix],
         num_rows: Bound = NUM_TOKENS,
     ) -> Iterator[Op | Call]:
+        if not self.hooks:
+            return
         site = Site(place, layer, rows, matrices, num_rows)
         for hook in self.hooks:
             if hook.wants(place, layer):
