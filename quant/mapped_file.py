@@ -80,6 +80,10 @@ def give_back(mapping: mmap.mmap, num_bytes: int) -> None:
     They stay in the system's cache. A vocabulary is megabytes, which are read once.
     """
     if hasattr(mmap, "MADV_DONTNEED") and (whole_pages := num_bytes & -mmap.PAGESIZE):
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            # Or they would come back in one large page with what lies behind them.
+            with contextlib.suppress(OSError):
+                mapping.madvise(mmap.MADV_NOHUGEPAGE, 0, whole_pages)
         mapping.madvise(mmap.MADV_DONTNEED, 0, whole_pages)
 
 

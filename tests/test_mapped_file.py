@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellama.quant.mapped_file import map_file
+from edgellama.quant.mapped_file import give_back, map_file
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -20,7 +20,20 @@ def test_huge_pages_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(bytes(3 * mmap.PAGESIZE))
     mapping = map_file(path, "a file")
-    regions = Path("/proc/self/smaps").read_text().split("VmFlags:")
-    flags = next(after for before, after in pairwise(regions) if str(path) in before)
-    assert "hg" in flags.splitlines()[0].split()
+    assert [("hg" in flags, "nh" in flags) for flags in region_flags(path)] == [(True, False)]
+    give_back(mapping, mmap.PAGESIZE + 1)
+    # What was given back does not return in a page of 2 MB with what is behind it.
+    assert [("hg" in flags, "nh" in flags) for flags in region_flags(path)] == [
+        (False, True),
+        (True, False),
+    ]
+    assert mapping[:4] == bytes(4)
     mapping.close()
+
+
+def region_flags(path: Path) -> list[list[str]]:
+    """The flags of this process's mappings of a file, in the file's order."""
+    regions = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    return [
+        after.splitlines()[0].split() for before, after in pairwise(regions) if str(path) in before
+    ]
