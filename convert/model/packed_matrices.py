@@ -1,13 +1,13 @@
 """Matrices that some checkpoints have in one, apart: queries, keys and values, gate and up.
 
-Phi-3 puts one below the other. InternLM 2 puts the queries of each key head before it and its
-values, and has Meta's names for the rest.
+Phi-3 and Granite 4 put one below the other. InternLM 2 puts the queries of each key head before it
+and its values, and has Meta's names for the rest.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -54,19 +54,21 @@ class _Heads:
 def phi3_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
     """Phi-3's tensors as a Llama's; ModelFileError for a matrix of another number of rows."""
     heads, hidden = _Heads.of(config), config.size("intermediate_size")
-    rows = {"qkv_proj": (heads.queries * heads.size, *2 * [heads.keys * heads.size])}
-    rows["gate_up_proj"] = (hidden, hidden)
-    parts = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-    found: dict[str, SourceTensor] = {}
-    for name, tensor in tensors.items():
-        module, _, kind = name.rpartition(".")
-        stem, _, matrix = module.rpartition(".")
-        if matrix not in parts or kind != "weight":
-            found[name] = tensor
-            continue
-        runs = dict(zip(parts[matrix], _below_each_other(rows[matrix]), strict=True))
-        found |= _apart(config.source, tensor, f"{stem}.", runs)
-    return found
+    shared = heads.keys * heads.size
+    attention = {"q_proj": heads.queries * heads.size, "k_proj": shared, "v_proj": shared}
+    parts = {"qkv_proj": attention, "gate_up_proj": {"gate_proj": hidden, "up_proj": hidden}}
+    return _all_apart(tensors, config.source, parts)
+
+
+def granite4_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
+    """Granite 4's tensors under a Llama's names, gate and up apart, as ``phi3_apart``."""
+    hidden = config.size("shared_intermediate_size")
+    named = {
+        name.replace(".shared_mlp.", ".mlp.").replace(".output_linear.", ".down_proj."): tensor
+        for name, tensor in tensors.items()
+    }
+    parts = {"input_linear": {"gate_proj": hidden, "up_proj": hidden}}
+    return _all_apart(named, config.source, parts)
 
 
 def internlm2_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
@@ -94,11 +96,28 @@ def internlm2_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict
     return found
 
 
-def _below_each_other(counts: tuple[int, ...]) -> Iterator[list[range]]:
-    start = 0
-    for count in counts:
-        yield [range(start, start + count)]
+def _all_apart(
+    tensors: Mapping[str, SourceTensor], source: str, parts: Mapping[str, Mapping[str, int]]
+) -> dict[str, SourceTensor]:
+    """The tensors, those apart whose matrices are ``parts``: rows of each, below each other."""
+    found: dict[str, SourceTensor] = {}
+    for name, tensor in tensors.items():
+        module, _, kind = name.rpartition(".")
+        stem, _, matrix = module.rpartition(".")
+        if matrix in parts and kind == "weight":
+            runs = _below_each_other(parts[matrix])
+            found |= _apart(source, tensor, f"{stem}.", runs)
+        else:
+            found[name] = tensor
+    return found
+
+
+def _below_each_other(counts: Mapping[str, int]) -> dict[str, list[range]]:
+    runs, start = {}, 0
+    for part, count in counts.items():
+        runs[part] = [range(start, start + count)]
         start += count
+    return runs
 
 
 def _apart(source: str, tensor: SourceTensor, stem: str, runs: Runs) -> dict[str, SourceTensor]:

@@ -14,10 +14,11 @@ from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.hparams import MAX_BLOCKS, ROTATED
 from edgellama.convert.model.multipliers import multiplied, multiplied_settings
-from edgellama.convert.model.packed_matrices import internlm2_apart, phi3_apart
+from edgellama.convert.model.packed_matrices import granite4_apart, internlm2_apart, phi3_apart
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.config_keys import ARCHITECTURE_KEY, USUAL_ARCHITECTURE
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.model_config import UNROTATED_STEPS
 
@@ -115,6 +116,21 @@ def _rotated_in_part(config: Fields) -> Settings:
     return settings | ({whole: {**rope.values, name: 1.0}} if whole else {})
 
 
+def _granite4_settings(config: Fields) -> Settings:
+    """Granite 4 without experts and Mamba layers is Granite 3 under other names."""
+    kinds, attention = config.items("layer_types"), ("attention", "full_attention")
+    others = [kind for kind in kinds if kind not in attention]
+    experts = config.values.get("num_local_experts", 8)
+    if not kinds or others or experts or config.text("position_embedding_type") != "rope":
+        what = f"{shown(experts)} experts" if experts else f"layers of {shown(others or kinds)}"
+        raise UnsupportedModelError(
+            f"{config.source}: {what} cannot be converted; supported: Granite 4 without experts, "
+            "all layers of which are attention with rotary positions"
+        )
+    sizes = {"intermediate_size": config.size("shared_intermediate_size")}
+    return {**multiplied_settings(config), **sizes, "num_local_experts": None}
+
+
 def _smollm3(config: Fields) -> str:
     """SmolLM 3's positions are in some layers; GGUF has a name for its own choice of them alone."""
     layers, interval = config.size("num_hidden_layers"), config.size("no_rope_layer_interval", 4)
@@ -183,7 +199,12 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         ),
         "InternLM2ForCausalLM": Relative("InternLM 2", rewritten=internlm2_apart),
         "GraniteForCausalLM": Relative(
-            "Granite 3 and 4 without experts", settings=multiplied_settings, rewritten=multiplied
+            "Granite 3", settings=multiplied_settings, rewritten=multiplied
+        ),
+        "GraniteMoeHybridForCausalLM": Relative(
+            "Granite 4 without experts and Mamba layers",
+            settings=_granite4_settings,
+            rewritten=lambda tensors, config: multiplied(granite4_apart(tensors, config), config),
         ),
     }
 )

@@ -69,6 +69,17 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite-tied": ("Granite", {**GRANITE, "tie_word_embeddings": True}),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5}),
     "smollm3-all": ("SmolLM3", {"no_rope_layers": [1, 1], "tie_word_embeddings": False}),
+    "granite4": (
+        "GraniteMoeHybrid",
+        {
+            **GRANITE,
+            "num_local_experts": 0,
+            "shared_intermediate_size": 48,
+            "mamba_n_heads": 4,
+            "layer_types": ["full_attention"] * 2,
+            "position_embedding_type": "rope",
+        },
+    ),
     "internlm3": ("InternLM3", {"head_dim": 12}),
     "internlm2": ("InternLM2", {}),
 }
