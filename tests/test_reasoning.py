@@ -195,6 +195,8 @@ def test_a_reply_is_carried_on_inside_its_thinking() -> None:
         assert request.reasoning is None or request.reasoning.is_begun
     plain = ChatFormat(PLAIN, ChatTemplate(TEMPLATES["plain"], bos_token="", eos_token=""))
     message = {"role": "assistant", "content": "Fo", "reasoning": "Hm."}
+    alone = format_.request(asked, checked_messages([message]))
+    assert PLAIN.decode(alone.prompt, skip_special=False) == "<s><|Assistant|>Fo"
     request = plain.request(asked, checked_messages([user, message]))
     assert PLAIN.decode(request.prompt, skip_special=False).endswith("<|Assistant|>Fo")
 

@@ -94,9 +94,10 @@ class ChatFormat:
         """The tokens of the prompt; TemplateError where the template refuses the messages."""
         marks = self._reasoning.marks(asked.reasoning)
         goes_on = asked.request.continuation
-        last = messages[-1]
-        if goes_on and marks is not None and REASONING in last and is_role(last, "assistant"):
-            begun = self._written(asked, messages[:-1], goes_on=False)
+        *before, last = messages
+        is_begun = goes_on and is_role(last, "assistant") and REASONING in last
+        if marks is not None and is_begun and before:
+            begun = self._written(asked, before, goes_on=False)
             return self._reasoning.carried_on(begun, marks, last)
         tokens = self._written(asked, messages, goes_on=goes_on)
         return tokens if goes_on else self._reasoning.ended(tokens, marks, asked.reasoning)
