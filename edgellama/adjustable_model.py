@@ -51,9 +51,9 @@ class AdjustableModel(ProcessBound):
 
     @property
     def num_threads(self) -> int:
-        """How many threads compute. Another number may be assigned at any time, as a cap.
+        """How many threads compute.
 
-        It holds from the next step on, and changes no text.
+        Assign another number at any time; it is used from the next step on, and changes no text.
         """
         return self._engine.num_threads
 
@@ -66,8 +66,8 @@ class AdjustableModel(ProcessBound):
     def low_priority(self) -> bool:
         """Whether the threads that compute give way to other programs; may be assigned.
 
-        A thread of yours that waits for a text computes, too, and keeps its own priority; who
-        awaits in an event loop has no such thread. On macOS this changes nothing.
+        A thread of yours that waits for a text also computes, and keeps its own priority; in an
+        event loop there is no such thread. On macOS this changes nothing.
         """
         return self._engine.low_priority
 
@@ -90,7 +90,7 @@ class AdjustableModel(ProcessBound):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether weights are mapped and threads are there; the next text sees to both."""
+        """Whether weights are mapped and threads run; if not, the next text loads the model."""
         return self._engine.is_loaded
 
     def unload(self) -> None:
@@ -117,13 +117,13 @@ class AdjustableModel(ProcessBound):
 
     @property
     def max_concurrent(self) -> int | None:
-        """How many texts may run at once; None is no limit. Another may be assigned at any time.
+        """How many texts may run at once; None is no limit. May be assigned at any time.
 
-        Further ones wait in the order in which their first chunk was asked for; their
-        ``queue_position`` tells how many have to end before. A batch counts as one text, and so
-        does a call that embeds, ranks or judges texts. A text runs until its stream ends: a
-        thread, or a task, that begins another while its own streams take all places would wait
-        for itself, which is an EdgellamaError.
+        Further texts wait in the order in which their first chunk was asked for, and their
+        ``queue_position`` says how many have to end before. A batch counts as one text, and so
+        does a call that embeds, ranks or judges texts. A text runs until its stream ends. If a
+        thread or a task begins another text while its own streams take all places, it would wait
+        for itself, so it gets an EdgellamaError.
         """
         return self._line.max_running
 

@@ -86,7 +86,7 @@ class SessionModel(OpenModel):
 
     @property
     def adapters(self) -> Mapping[str, Adapter]:
-        """The adapters that are loaded, by name."""
+        """The loaded adapters, by name."""
         return self._engine.adapters.loaded
 
     def session(

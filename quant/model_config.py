@@ -27,7 +27,7 @@ EMBEDDING = "token_embd.weight"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a Llama; counts are elements, heads, layers or tokens.
+    """The sizes of a Llama, counted in elements, heads, layers or tokens.
 
     The vocabulary has ``vocab_size`` tokens; training saw texts of ``context_length`` tokens. There
     are ``block_count`` layers with ``embedding_length`` numbers per token, ``feed_forward_length``

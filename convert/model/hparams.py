@@ -33,7 +33,7 @@ Rows = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class HyperParameters:
-    """Sizes of a Llama; counts are elements, heads, layers or tokens."""
+    """The sizes of a Llama, counted in elements, heads, layers or tokens."""
 
     vocab_size: int
     context_length: int

@@ -55,7 +55,7 @@ class StepRows:
     sequences: npt.NDArray[np.int64]
 
     def of(self, rows: Sequence[int]) -> StepRows:
-        """The same of some rows."""
+        """The same for some of the rows."""
         chosen = list(rows)
         return StepRows(self.tokens[chosen], self.positions[chosen], self.sequences[chosen])
 

@@ -35,6 +35,6 @@ class CardUse:
 
     @classmethod
     def none(cls, choice: AttentionChoice, obstacle: Exception | None = None) -> CardUse:
-        """Of a card that was not opened."""
+        """The use of a card that was not opened."""
         reason = None if obstacle is None else str(obstacle)
         return cls(choice.mode, None, choice.gpu, 0, choice.gpu_memory, reason)

@@ -106,7 +106,7 @@ class Batch(ProcessBound, Iterator[Generation]):
 
     @property
     def queue_position(self) -> int:
-        """How many texts have to end before this one begins, see ``Llama.max_concurrent``."""
+        """How many texts have to end before this one begins (see ``Llama.max_concurrent``)."""
         return self._runner.turn.position
 
     def __next__(self) -> Generation:

@@ -73,7 +73,7 @@ class ConversationPrompts(ConversationRecord):
 
     @property
     def template(self) -> ChatTemplate:
-        """The template that makes prompts of the messages."""
+        """The template that turns messages into prompts."""
         return self._format.template
 
     @property

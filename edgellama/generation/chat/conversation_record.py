@@ -57,9 +57,9 @@ class ConversationRecord(ProcessBound):
     def messages(self) -> list[Message]:
         """All messages, each with ``role`` and ``content``, the system's first.
 
-        The list is the conversation's own: change it between replies as you like (append, pop,
-        write another ``content``), or assign another. The next reply checks it, and computes
-        only what differs from the last one. InvalidOptionError for malformed messages.
+        You may change this list between replies (append, pop, write another ``content``), or assign
+        another. The next reply checks it, and computes only what differs from the last one.
+        InvalidOptionError for malformed messages.
         """
         return self._transcript.messages
 
@@ -70,7 +70,7 @@ class ConversationRecord(ProcessBound):
 
     @property
     def dropped_messages(self) -> int:
-        """How many of the oldest messages the model no longer sees, for want of room."""
+        """How many of the oldest messages the model no longer sees, because the context is full."""
         return self._transcript.dropped_messages
 
     @property

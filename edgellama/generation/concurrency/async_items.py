@@ -60,7 +60,7 @@ class AsyncItems(ProcessBound, AsyncIterator[Item], Generic[Item, SourceType]):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether it has ended, so that nothing more will come."""
         return self._is_over
 
     def cancel(self) -> None:

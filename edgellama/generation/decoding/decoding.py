@@ -77,7 +77,7 @@ class Decoding:
 
     @property
     def prefill_progress(self) -> tuple[int, int]:
-        """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
+        """How many of the prompt's tokens are computed, and of how many; (0, 0) before."""
         return self._prefill.progress
 
     @property

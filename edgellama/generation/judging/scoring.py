@@ -35,7 +35,7 @@ Prompt: TypeAlias = str | Sequence[int]
 
 @dataclass(frozen=True)
 class Score:
-    """How probable a text is, token by token; ``tokens`` has each of them.
+    """How probable a text is; ``tokens`` has the log-probability of each token.
 
     Example:
         >>> from edgellama import Llama
@@ -50,7 +50,7 @@ class Score:
 
     @classmethod
     def of(cls, result: Generation) -> Score:
-        """That of a text whose ``prompt_logprobs`` were asked for."""
+        """The score of a text that was generated with ``prompt_logprobs``."""
         return cls(tuple(each for each in result.prompt_logprobs or () if each is not None))
 
     @property

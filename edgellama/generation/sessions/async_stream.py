@@ -39,12 +39,12 @@ class AsyncStream(AsyncItems[Chunk, Stream]):
 
     @property
     def prefill_progress(self) -> tuple[int, int]:
-        """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
+        """How many of the prompt's tokens are computed, and of how many; (0, 0) before."""
         return (0, 0) if self._source is None else self._source.prefill_progress
 
     @property
     def queue_position(self) -> int:
-        """How many texts have to end before this one begins, see ``Llama.max_concurrent``."""
+        """How many texts have to end before this one begins (see ``Llama.max_concurrent``)."""
         return 0 if self._source is None else self._source.queue_position
 
     async def wait(self) -> Generation:

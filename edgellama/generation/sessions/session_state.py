@@ -69,20 +69,20 @@ class SessionState(ProcessBound):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, and holds nothing any more."""
+        """Whether it is closed, and holds nothing any more."""
         return self._closed
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that keys and values of its tokens take; some may be shared with other sessions."""
+        """Bytes of its tokens' keys and values; some may be shared with other sessions."""
         return self._cache.num_bytes
 
     @property
     def adapters(self) -> Mapping[Adapter, float]:
         """The adapters that texts are computed with, and the scale of each.
 
-        Others may be assigned while no stream runs, by name too: ``session.adapters = {"a": 0.5}``.
-        What the session holds is forgotten then, since it was computed otherwise.
+        Others may be assigned while no stream runs, also by name: ``session.adapters = {"a":
+        0.5}``. The session then forgets what it holds, since that was computed with the old ones.
         """
         return dict(self._adapters.scales)
 
@@ -95,7 +95,7 @@ class SessionState(ProcessBound):
 
     @property
     def busy(self) -> bool:
-        """Whether a stream of this session has started and not ended."""
+        """Whether a stream of this session is running."""
         return self._running() is not None
 
     def save(

@@ -105,14 +105,14 @@ class Stream(ProcessBound, Iterator[Chunk]):
 
     @property
     def prefill_progress(self) -> tuple[int, int]:
-        """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
+        """How many of the prompt's tokens are computed, and of how many; (0, 0) before."""
         return self._decoding.prefill_progress
 
     @property
     def queue_position(self) -> int:
-        """How many texts have to end before this one begins, see ``Llama.max_concurrent``.
+        """How many texts have to end before this one begins (see ``Llama.max_concurrent``).
 
-        0 while it runs, and before anybody asked for its first chunk.
+        It is 0 while the text runs, and until its first chunk is asked for.
         """
         return 0 if self._turn is None else self._turn.position
 
@@ -122,7 +122,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
         return self._ended
 
     def is_inside(self, thread: int) -> bool:
-        """Whether the thread of this number is making a chunk just now."""
+        """Whether the thread with this number is computing a chunk now."""
         return self._thread == thread and not self._ended
 
     def cancel(self) -> None:

@@ -56,7 +56,7 @@ class Tokenizer(ProcessBound, ABC):
         self._untyped_control = () if vocabulary.has_types else (special.bos_id, special.eos_id)
 
     def derived(self, make: Callable[[Tokenizer], Derived]) -> Derived:
-        """What ``make`` gives for this tokenizer, made once and kept as long as it."""
+        """The result of ``make`` for this tokenizer, made once and kept with the tokenizer."""
         if make not in self._derived:
             self._derived.setdefault(make, make(self))
         return cast(Derived, self._derived[make])
@@ -72,7 +72,7 @@ class Tokenizer(ProcessBound, ABC):
     def encode(
         self, text: str, *, add_bos: bool | None = None, parse_special: bool = False
     ) -> list[int]:
-        """Token ids of a text.
+        """The token ids of a text.
 
         Arguments:
             text: Any text; lone surrogates are read as U+FFFD.
@@ -200,10 +200,9 @@ class Tokenizer(ProcessBound, ABC):
 
     @cached_property
     def infill_ids(self) -> Mapping[str, int]:
-        """Ids by the roles of infilling, as the file declares them, else by well-known names.
-
-        Empty for a model that has none; without ``fim_mid`` where no token stands before the text
-        that is asked for.
+        """Ids of tokens for infilling by role, as the file declares them, else by well-known names.
+        Empty for a model without them; without ``fim_mid`` if no token stands before the wanted
+        text.
         """
         families = (*INFILL_NAMES, MISTRAL_NAMES)
         texts = {text.encode(): text for family in families for text in family.values()}
@@ -216,14 +215,14 @@ class Tokenizer(ProcessBound, ABC):
         return {role: token for role, token in mistral.items() if role != "fim_mid"}
 
     def control_texts(self) -> list[str]:
-        """Texts of the tokens that only a template or ``parse_special`` may produce."""
+        """The texts of tokens that only a template or ``parse_special`` may produce."""
         ids = self._vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN)
         return [text for text in map(self._vocabulary.text, ids) if text]
 
     def decode(
         self, tokens: Sequence[int], *, skip_special: bool = True, continuation: bool = False
     ) -> str:
-        """Text of some tokens; invalid UTF-8 becomes U+FFFD.
+        """The text of some tokens; invalid UTF-8 becomes U+FFFD.
 
         Arguments:
             tokens: Ids from 0 to ``vocab_size - 1``.
@@ -272,7 +271,7 @@ class Tokenizer(ProcessBound, ABC):
         return bool(token_type == TokenType.CONTROL or token in self._untyped_control)
 
     def token_bytes(self, token: int, *, skip_special: bool = True) -> bytes:
-        """Bytes that a token stands for inside a text; nothing for a skipped control token."""
+        """The bytes of a token inside a text; none for a skipped control token."""
         if self.is_control(token):
             return b"" if skip_special else self._vocabulary.tokens[token]
         return self._plain_bytes(token, self._vocabulary.types[token])
