@@ -24,7 +24,7 @@ def test_models(client: Any) -> None:
     """Lists, details, what is loaded, and a pull of what is there."""
     assert "smollm2:latest" in [model.model for model in client.list().models]
     shown = client.show("smollm2")
-    assert shown.modelinfo["llama.context_length"] == 8192 and shown.details.family == "llama"
+    assert shown.modelinfo["llama.context_length"] == 2048 and shown.details.family == "llama"
     assert "completion" in shown.capabilities
     assert [line.status for line in client.pull("smollm2", stream=True)][-1] == "success"
     client.generate("smollm2", "Hi", options=GREEDY)
