@@ -95,6 +95,31 @@ def test_a_form_means_the_plain_one(
     assert prompt(client, form) == prompt(client, plain)
 
 
+def test_a_picture_that_a_tool_gave_is_said_in_words(client: httpx.Client) -> None:
+    """An agent that has read one goes on, in every protocol; a user's picture is refused."""
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
+    url = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    text = {"type": "text", "text": "A cat."}
+    called = [USER, reply("", tool_calls=[CALL])]
+    shown = prompt(client, [*called, result([text, url])])
+    assert "A cat.\n[image_url left out" in shown
+    block = {"type": "tool_result", "tool_use_id": "c1", "content": [picture]}
+    use = {"type": "tool_use", "id": "c1", "name": "f", "input": {"a": 1}}
+    said = [USER, reply([use]), {"role": "user", "content": [block]}]
+    answer = client.post("/v1/messages", json={"messages": said, "max_tokens": 1})
+    assert answer.status_code == 200, answer.text
+    given = [{"type": "input_image", "image_url": "data:image/png;base64,"}]
+    items = [
+        USER,
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": given},
+    ]
+    asked = {"input": items, "max_output_tokens": 1, "store": False}
+    assert client.post("/v1/responses", json=asked).status_code == 200
+    own = client.post("/apply-template", json={"messages": [{**USER, "content": [url]}]})
+    assert own.status_code == 400
+
+
 SYSTEM, NEWS = {"role": "system", "content": "Be kind."}, {"role": "system", "content": "It rains."}
 
 

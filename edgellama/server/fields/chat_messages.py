@@ -105,10 +105,26 @@ def _turn(message: Mapping[str, Any], role: str, place: str) -> dict[str, Any]:
     content = message.get("content")
     if role == "user":
         return {"role": role, "content": _text(content, place)}
-    turn = {"role": role, "content": _text(_or_nothing(content), place)}
+    turn = {"role": role, "content": _text(_shown_result(content), place)}
     name = message.get("name") or message.get("tool_name")
     given = {"tool_call_id": message.get("tool_call_id"), "name": name}
     return {**turn, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _shown_result(content: object) -> object:
+    """What a tool gave. In the place of a picture and the like the model reads that there is one:
+    an agent would send it again and again, and nobody could take it back.
+    """
+    if not isinstance(content, list) or not content:
+        return _or_nothing(content)
+    return [_as_words(part) for part in content]
+
+
+def _as_words(part: object) -> object:
+    kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+    if kind == "text" or not isinstance(kind, str):
+        return part
+    return {"type": "text", "text": f"[{kind[:40]} left out: this model reads text alone]"}
 
 
 def _reply(message: Mapping[str, Any], place: str) -> dict[str, Any]:
