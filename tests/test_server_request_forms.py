@@ -48,6 +48,7 @@ def test_an_error_names_the_option(client: httpx.Client) -> None:
         ({"choices": [str(number) for number in range(300_000)]}, "300000"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}] * 1025}, "1025"),
         ({"messages": [{"role": "user", "content": "a"}] * 300}, "300"),
+        ({"messages": [{"role": "system", "content": "a"}] * 70_000}, "70000"),
     ],
 )
 def test_lists_have_an_end(client: httpx.Client, fields: dict[str, Any], number: str) -> None:

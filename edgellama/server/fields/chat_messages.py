@@ -17,6 +17,8 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.errors import refused
 
 SYSTEM_ROLES = ("system", "developer")
+MAX_MESSAGES = 1 << 16
+"""More than any context has room for, and few enough to be looked at before others wait."""
 ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 
 
@@ -47,6 +49,9 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     """
     if not messages:
         raise refused("messages", "messages is empty; allowed: at least one message")
+    if len(messages) > MAX_MESSAGES:
+        given = f"messages are {len(messages)}"
+        raise refused("messages", f"{given}; allowed: up to {MAX_MESSAGES}")
     system: list[str] = []
     turns: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
