@@ -63,8 +63,8 @@ def _of_blocks(role: object, blocks: Sequence[Any], place: str) -> list[dict[str
         elif kind != REDACTED:
             raise RequestError(
                 400,
-                f"{place} has a block of the type {shown(kind)}; allowed: text, tool_use, "
-                "tool_result",
+                f"{place} has a block of the type {shown(kind)}, which this model cannot read; "
+                "allowed: text, tool_use, tool_result",
                 param=place,
             )
     if not (texts or calls):
