@@ -56,16 +56,19 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column], width: int | None =
     if width is None or table.index("\n") <= width:
         return table
     titles, *rest = cells
-    tables = []
-    while rest:
-        for count in range(len(rest), 0, -1):
-            lines = list(zip(titles, *rest[:count], strict=True))
-            table = _aligned(lines, [False] + [True] * count)
-            if table.index("\n") <= width:
-                break
-        tables.append(table)
-        rest = rest[count:]
-    return "\n\n".join(tables)
+    beside: list[list[list[str]]] = [[]]
+    reached = first = max(map(len, titles)) + 4
+    for row in rest:
+        row_width = max(map(len, row)) + 3
+        reached += row_width
+        if beside[-1] and reached > width:
+            beside.append([])
+            reached = first + row_width
+        beside[-1].append(row)
+    return "\n\n".join(
+        _aligned([*zip(titles, *group, strict=True)], [False] + [True] * len(group))
+        for group in beside
+    )
 
 
 def to_read(rows: Sequence[Row], columns: Sequence[Column]) -> str:
