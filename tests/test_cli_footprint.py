@@ -14,6 +14,7 @@ import pytest
 from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.cli.inputs.model_outline_source import find_outline
 from edgellama.measure.child_process import run_in_child
 from edgellama.quant.errors import EdgellamaError
 
@@ -160,6 +161,49 @@ PARAMETERS = {
                      "vocab_size": 128256, "ffn_dim_multiplier": 1.5, "multiple_of": 256,
                      "norm_eps": 1e-05, "rope_theta": 500000.0, "use_scaled_rope": True},
 }  # fmt: skip
+
+
+QWEN_2_5: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+PHI_3: dict[str, Any] = {
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32064,
+    "tie_word_embeddings": False,
+}
+LLAVA: dict[str, Any] = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava",
+    "text_config": {"model_type": "llama", "vocab_size": 32064},
+    "vision_config": {"model_type": "clip_vision_model"},
+}
+
+
+@pytest.mark.parametrize(
+    ("configuration", "num_parameters"),
+    [(QWEN_2_5, 494_032_768), (PHI_3, 3_821_079_552), (LLAVA, 6_738_939_904)],
+    ids=["Qwen 2.5 0.5B", "Phi-3 mini", "the text model of LLaVA 1.5 7B"],
+)
+def test_relatives_have_the_published_parameters(
+    tmp_path: Path, configuration: dict[str, Any], num_parameters: int
+) -> None:
+    """Biases that no field tells of are counted, and of a model with vision its text model."""
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    assert find_outline(str(tmp_path)).outline.num_parameters == num_parameters
 
 
 @pytest.mark.parametrize("preset", PARAMETERS)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CONFIGURATIONS = ("config.json", "params.json")
 """Of Hugging Face and of Meta, the first of them where there are both."""
+ALWAYS_BIASED = frozenset({"Qwen2ForCausalLM"})
+"""What computes queries, keys and values has biases, and no field says so."""
 LLAMA_2_VOCABULARY = 32000
 """Tokens, where params.json says -1, as those of Llama 1 and 2 alone do."""
 
@@ -85,16 +87,37 @@ def _outline_of_hugging_face(path: Path, fields: Fields) -> ModelOutline:
     from edgellama.convert.model.family import check_hugging_face
     from edgellama.convert.model.hparams import hugging_face_hparams
     from edgellama.convert.model.relatives import plain_config
+    from edgellama.measure.footprint import ATTENTION_INPUTS
     from edgellama.quant.llama_tensors import ATTENTION_MATRICES, FEED_FORWARD_MATRICES
 
+    fields = _text_fields(path, fields)
+    is_biased = ALWAYS_BIASED & {*map(str, fields.items("architectures"))}
     fields = plain_config(fields)
     check_hugging_face(fields)
     sizes = hugging_face_hparams(fields, lambda name: None)
     biased = [
         *(ATTENTION_MATRICES if fields.flag("attention_bias", False) else ()),
+        *(ATTENTION_INPUTS if is_biased else ()),
         *(FEED_FORWARD_MATRICES if fields.flag("mlp_bias", False) else ()),
     ]
     return _outline(path, sizes, fields.flag("tie_word_embeddings", False), biased)
+
+
+def _text_fields(path: Path, fields: Fields) -> Fields:
+    """The configuration of the text model in a model with vision; else the whole of it."""
+    from edgellama.convert.model.text_part import text_part
+    from edgellama.convert.sources.checkpoint import Checkpoint
+    from edgellama.convert.sources.json_fields import Fields
+
+    whole = Checkpoint(
+        path=path,
+        kind="hugging_face",
+        folder=path.parent,
+        files=(),
+        parameters=fields.values,
+        tensors={},
+    )
+    return Fields(text_part(whole).parameters, str(path))
 
 
 def _outline_of_meta(path: Path, fields: Fields) -> ModelOutline:
