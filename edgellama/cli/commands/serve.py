@@ -1,6 +1,6 @@
 """``edgellama serve``: models for programs, in the protocols of OpenAI, Ollama and Anthropic.
 
-Here options become ``server.settings``, which are checked before anything is opened.
+What options become is left to ``serve_settings``, serving to ``server.run``.
 """
 
 from __future__ import annotations
@@ -9,24 +9,16 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgellama.cli.garbage import end_start
-from edgellama.cli.inputs.cluster_stages import connected_model, machines_options
+from edgellama.cli.inputs.cluster_stages import machines_options
 from edgellama.cli.options.byte_size import ByteSize
 from edgellama.cli.options.completion import MODEL
-from edgellama.cli.options.engine_options import engine_options, take_engine_arguments
-from edgellama.cli.options.options import given
+from edgellama.cli.options.engine_options import engine_options
 from edgellama.cli.options.token_count import TokenCount
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from edgellama.server.settings import Limits, Opener, ServerSettings
-
-NEVER = ("never", "-1", "forever")
 
 
 @click.command("serve", short_help="Serve models to programs: OpenAI, Ollama, Anthropic.")
@@ -172,12 +164,13 @@ def command(
       edgellama serve /models/70b.gguf --machines laptop:24GB:60,desk:32GB:80
     """
     _require_server()
+    from edgellama.cli.commands.serve_settings import take_settings
     from edgellama.server.connections.parent import check_parent
     from edgellama.server.run import serve, stdin_is_pipe, with_token
 
     if parent_pid is not None:
         check_parent(parent_pid)
-    settings = _settings(models, options)
+    settings = take_settings(models, options)
     is_sidecar = settings.port == 0
     if is_sidecar:
         settings = with_token(settings)
@@ -201,95 +194,6 @@ def command(
         parent_pid=parent_pid,
         until_stdin_ends=is_sidecar and stdin_is_pipe() if with_stdin is None else with_stdin,
     )
-
-
-def _settings(models: tuple[str, ...], options: dict[str, Any]) -> ServerSettings:
-    from edgellama.server.settings import ServerSettings
-
-    keep_alive = options.pop("keep_alive")
-    file = options.pop("api_key_file")
-    keys = [*options.pop("api_keys"), *(_keys(file) if file else ())]
-    engine = take_engine_arguments(options)
-    limits = _limits(options)
-    machines, address = options.pop("machines_text"), options.pop("address")
-    paths = _paths(models)
-    openers = {}
-    if machines is not None:
-        if len(models) != 1:
-            raise click.UsageError(f"--machines spreads one MODEL; {len(models)} are given")
-        opener = _spread(models[0], machines, address, engine, limits)
-        openers = dict.fromkeys(paths, opener)
-    aliases = dict(_alias(text) for text in options.pop("aliases"))
-    if keep_alive is not None:
-        options["keep_alive_s"] = _seconds(keep_alive)
-    return ServerSettings(
-        models=paths,
-        openers=openers,
-        engine=engine,
-        api_keys=tuple(keys),
-        aliases=aliases,
-        limits=limits,
-        on_compile=_tell_of_kernels,
-        unloads_given=keep_alive is not None,
-        **given(options),
-    )
-
-
-def _tell_of_kernels(done: int, total: int) -> None:
-    """Why a first start takes so long."""
-    if not done:
-        text = f"compiling {total} kernels for this processor, which later starts find"
-        print(text, file=sys.stderr, flush=True)
-
-
-def _limits(options: dict[str, Any]) -> Limits:
-    from edgellama.server.settings import Limits
-
-    names = ("parallel", "max_waiting", "max_tokens", "max_seconds", "body_bytes")
-    return Limits(**given({name: options.pop(name) for name in names}))
-
-
-def _paths(models: tuple[str, ...]) -> dict[str, Path]:
-    """Files by the names that clients use: as given, or a path's last part."""
-    from edgellama.cli.inputs.model_argument import find_runnable
-
-    found = {}
-    for name in models:
-        path = find_runnable(name, None)
-        is_path = Path(name).expanduser().exists()
-        found[path.stem if is_path else name] = path
-    return found
-
-
-def _spread(
-    model: str, machines: str, address: str | None, engine: Mapping[str, Any], limits: Limits
-) -> Opener:
-    """How a model is loaded over several machines."""
-    from edgellama.server.settings import Opener
-
-    spread = connected_model(model, machines, address, engine, num_texts=limits.parallel)
-    return Opener(spread.open, spread.num_bytes)
-
-
-def _keys(file: Path) -> list[str]:
-    lines = (line.strip() for line in file.read_text("utf-8").splitlines())
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise click.ClickException(f"{file} holds no key; allowed: one on each line")
-    return keys
-
-
-def _alias(text: str) -> tuple[str, str]:
-    name, equals, model = text.partition("=")
-    if not (name and equals and model):
-        raise click.UsageError(f"--alias is {text!r}; allowed: NAME=MODEL")
-    return name, model
-
-
-def _seconds(text: str) -> float:
-    from edgellama.server.fields.durations import seconds
-
-    return float("inf") if text.lower() in NEVER else seconds(text)
 
 
 def _show_log(is_wanted: bool) -> None:
