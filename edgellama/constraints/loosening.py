@@ -28,6 +28,8 @@ from edgellama.quant.errors import ConstraintError
 logger = logging.getLogger(__name__)
 
 
+_ASKED_FOR = ('"pattern', '"$ref', '"$id', '"$anchor')
+"""What only llguidance can tell of: expressions, and references to what is not in the schema."""
 _KNOWN = frozenset({*KEYWORDS, *UNSUPPORTED, *ANNOTATIONS, *IDENTITY})
 
 
@@ -73,11 +75,13 @@ def _holds_alone(name: str, value: Any) -> bool:
 
 
 def _holds(schema: JsonObject) -> bool:
-    """Whether llguidance takes what the schema becomes."""
+    """Whether llguidance takes what the schema becomes; most of it is known without asking."""
     try:
         text = compiled_schema(schema)
     except ConstraintError:
         return False
+    if not any(keyword in text for keyword in _ASKED_FOR):
+        return True
     grammar = json.dumps({"grammars": [{"json_schema": json.loads(text)}]})
     validate = llguidance().LLMatcher.validate_grammar
     return not call_deeply(lambda: validate(grammar), grammar.count("{"))
