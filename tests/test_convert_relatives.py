@@ -113,6 +113,12 @@ def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None
             ModelFileError,
             "partial_rotary_factor is 2",
         ),
+        (
+            "phi3-long",
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 2, 3, 1e-50]}},
+            ModelFileError,
+            "short_factor of positions is 1e-50 to 3; needed: what 32 bits hold",
+        ),
         ("phi3", {"intermediate_size": 40}, ModelFileError, "gate_up_proj.* needed: 80 rows"),
         ("phi3", {"num_key_value_heads": 3}, ModelFileError, "a divisor of num_attention_heads 4"),
         ("internlm2", {"num_key_value_heads": 4}, ModelFileError, "wqkv.* needed: 96 rows"),

@@ -130,3 +130,17 @@ def test_byte_tokens_that_are_not_all_there(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"<0x41>", b"<0x4Z>"))
     with pytest.raises((ModelFileError, UnsupportedModelError), match="byte token"):
         plan(folder, type="q8_0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.rope.freq_base", 1e-50),
+        ("llama.rope.freq_base", "1e39"),
+        ("llama.attention.layer_norm_rms_epsilon", 1e-60),
+    ],
+)
+def test_numbers_that_32_bits_do_not_hold(path: Path, key: str, value: object) -> None:
+    """What would be stored as 0 or as infinite is refused as that, before anything is written."""
+    with pytest.raises(InvalidOptionError, match=f"with metadata {key}="):
+        plan(path, type="q8_0", metadata={key: value})

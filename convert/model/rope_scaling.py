@@ -67,7 +67,14 @@ class ShortFactors:
                 f"short_factor of positions has {len(self.factors)} numbers; needed: "
                 f"{head_size // 2}"
             )
-        return np.array(self.factors, np.float32)
+        with np.errstate(over="ignore"):
+            divisors = np.array(self.factors, np.float64).astype(np.float32)
+        if not ((divisors > 0) & np.isfinite(divisors)).all():
+            raise ModelFileError(
+                f"short_factor of positions is {min(self.factors):g} to {max(self.factors):g}; "
+                "needed: what 32 bits hold"
+            )
+        return divisors
 
 
 @dataclass(frozen=True)

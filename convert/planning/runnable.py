@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+from gguf import GGUFValueType
+
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import (
@@ -87,7 +90,7 @@ def _check_sizes(config: ModelConfig, metadata: Metadata, changed: Collection[st
 
 def _checked(metadata: Metadata, tensors: Sequence[SourceTensor]) -> ModelConfig:
     """The sizes of the model, everything else being checked, too."""
-    values = {key: item.value for key, item in metadata.items()}
+    values = {key: _stored(item) for key, item in metadata.items()}
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     embedding = shapes.get(EMBEDDING)
     config = ModelConfig.from_metadata(values, embedding[0] if embedding else None)
@@ -97,6 +100,14 @@ def _checked(metadata: Metadata, tensors: Sequence[SourceTensor]) -> ModelConfig
     if "tokenizer.ggml.model" in values:
         _check_tokenizer(values)
     return config
+
+
+def _stored(item: MetadataItem) -> object:
+    """The value that a reader will find, which may be 0 or infinite where the own one is not."""
+    if item.type != GGUFValueType.FLOAT32 or not isinstance(item.value, (int, float)):
+        return item.value
+    with np.errstate(over="ignore"):
+        return float(np.float32(item.value))
 
 
 def _check_tokenizer(values: Mapping[str, object]) -> None:
