@@ -179,12 +179,12 @@ def test_gguf_with_options(tmp_path: Path) -> None:
 def test_gguf_of_another_architecture(tmp_path: Path) -> None:
     """A GGUF file of another architecture is refused by its name."""
     path = tmp_path / "model.gguf"
-    writer = GGUFWriter(path, "qwen2")
+    writer = GGUFWriter(path, "gemma2")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(UnsupportedModelError, match="architecture 'qwen2' cannot be converted"):
+    with pytest.raises(UnsupportedModelError, match="architecture 'gemma2' cannot be converted"):
         described(path)
 
 

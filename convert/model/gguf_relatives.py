@@ -38,10 +38,10 @@ def llama_of_gguf(source: str, items: Items, tensors: Tensors) -> tuple[Items, T
         return items, tensors
     try:
         found = _in_order(keys, tensors)
-    except (ValueError, IndexError) as error:
-        raise ModelFileError(f"{source}: {error}; needed: what its sizes say") from None
     except ModelFileError as error:
         raise error.within(source) from None
+    except (ValueError, IndexError) as error:
+        raise ModelFileError(f"{source}: {error}; needed: what its sizes say") from None
     own = dict(items)
     if _SHORT in tensors:
         # Beyond the original length all positions have the long factors.

@@ -1,4 +1,4 @@
-"""Granite's multipliers, of embeddings, attention, residuals and logits, as weights of a Llama.
+"""Multipliers of Granite and MiniCPM, for embeddings, residuals and more, as weights of a Llama.
 
 A Llama's stream of residuals may have any scale, since each use begins with a norm: it is Granite's
 over the embedding's multiplier, so that an embedding that is the output too stays one. What
@@ -53,3 +53,16 @@ def _place(name: str) -> str:
 
 def _times(tensor: SourceTensor, factor: float) -> SourceTensor:
     return tensor if factor == 1 else MultipliedTensor(tensor, factor)
+
+
+def minicpm_multipliers(config: Fields) -> Fields:
+    """MiniCPM's configuration with its multipliers under Granite's names."""
+    width, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    layers, head_size = config.size("num_hidden_layers"), max(1, width // heads)
+    multipliers = {
+        "embedding_multiplier": config.positive("scale_emb", 1.0),
+        "residual_multiplier": config.positive("scale_depth", 1.0) / math.sqrt(layers),
+        "logits_scaling": width / config.size("dim_model_base", 1),
+        "attention_multiplier": 1 / math.sqrt(head_size),
+    }
+    return Fields({**config.values, **multipliers}, config.source, config.prefix)

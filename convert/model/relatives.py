@@ -13,7 +13,11 @@ from types import MappingProxyType
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.hparams import MAX_BLOCKS, ROTATED
-from edgellama.convert.model.multipliers import multiplied, multiplied_settings
+from edgellama.convert.model.multipliers import (
+    minicpm_multipliers,
+    multiplied,
+    multiplied_settings,
+)
 from edgellama.convert.model.packed_matrices import granite4_apart, internlm2_apart, phi3_apart
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
@@ -200,6 +204,12 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         "InternLM2ForCausalLM": Relative("InternLM 2", rewritten=internlm2_apart),
         "GraniteForCausalLM": Relative(
             "Granite 3", settings=multiplied_settings, rewritten=multiplied
+        ),
+        "MiniCPMForCausalLM": Relative(
+            "MiniCPM",
+            defaults={"tie_word_embeddings": True},
+            settings=lambda config: multiplied_settings(minicpm_multipliers(config)),
+            rewritten=lambda tensors, config: multiplied(tensors, minicpm_multipliers(config)),
         ),
         "GraniteMoeHybridForCausalLM": Relative(
             "Granite 4 without experts and Mamba layers",

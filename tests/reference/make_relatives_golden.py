@@ -2,13 +2,15 @@
 
 Run in ``tests`` with torch and transformers 5: ``python -m reference.make_relatives_golden``. Of
 InternLM, which it does not have, the models are Llamas, whose queries, keys and values InternLM 2's
-own code takes from one matrix. For each: config.json, the shapes of its tensors, token ids, and
+own code takes from one matrix; of MiniCPM they are Granites with the multipliers that its own code
+computes. For each: config.json, the shapes of its tensors, token ids, and
 float32 logits of the last positions.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 
-from reference.relatives import RELATIVES, SIZES, drawn
+from reference.relatives import MINICPM, RELATIVES, SIZES, drawn
 
 GOLDEN = Path(__file__).parent.parent / "data" / "relatives_golden.npz"
 NUM_TOKENS, NUM_LOGITS = 24, 1
@@ -68,11 +70,23 @@ def internlm2_as_llama(weights: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def minicpm_as_granite() -> dict[str, float]:
+    """MiniCPM's multipliers as its modeling_minicpm.py computes them, under Granite's names."""
+    head_size = SIZES["hidden_size"] // SIZES["num_attention_heads"]
+    return {
+        "embedding_multiplier": MINICPM["scale_emb"],
+        "residual_multiplier": MINICPM["scale_depth"] / math.sqrt(SIZES["num_hidden_layers"]),
+        "logits_scaling": SIZES["hidden_size"] / MINICPM["dim_model_base"],
+        "attention_multiplier": 1 / math.sqrt(head_size),
+    }
+
+
 def outputs(name: str, seed: int) -> dict[str, Any]:
     """One relative's arrays."""
     kind, settings = RELATIVES[name]
-    known = "Llama" if kind.startswith("InternLM") else kind
-    config = getattr(transformers, f"{known}Config")(**SIZES | settings)
+    known = {"InternLM2": "Llama", "InternLM3": "Llama", "MiniCPM": "Granite"}.get(kind, kind)
+    computed = minicpm_as_granite() if kind == "MiniCPM" else {}
+    config = getattr(transformers, f"{known}Config")(**SIZES | settings | computed)
     model = getattr(transformers, f"{known}ForCausalLM")(config).eval()
     is_tied = config.tie_word_embeddings
     shapes = {
@@ -92,7 +106,7 @@ def outputs(name: str, seed: int) -> dict[str, Any]:
     tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], NUM_TOKENS)
     with torch.no_grad():
         logits = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
-    written = config.to_diff_dict() | {
+    written = {k: v for k, v in config.to_diff_dict().items() if k not in computed} | {
         "architectures": [f"{kind}ForCausalLM"],
         "model_type": kind.lower(),
     }

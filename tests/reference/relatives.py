@@ -29,6 +29,7 @@ GRANITE = {
     "residual_multiplier": 0.22,
     "logits_scaling": 8.0,
 }
+MINICPM = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 8}
 RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {}),
     "seed-oss": ("SeedOss", {"head_dim": 12}),
@@ -80,6 +81,7 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
             "position_embedding_type": "rope",
         },
     ),
+    "minicpm": ("MiniCPM", {"tie_word_embeddings": True, **MINICPM}),
     "internlm3": ("InternLM3", {"head_dim": 12}),
     "internlm2": ("InternLM2", {}),
 }
