@@ -64,6 +64,14 @@ PARAMETERS = {
     "mistral-small-22b": 22_247_282_688,
     "mistral-small-24b": 23_572_403_200,
     "mistral-large-123b": 122_610_069_504,
+    "smollm3-3b": 3_075_098_624,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
     "tinyllama-1.1b": 1_100_048_384,
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
@@ -86,7 +94,7 @@ PUBLISHED_GIB = [
     ("mistral-7b-v0.3", "q4_k_m", 4.07),
     ("llama-2-70b", "q5_0", 44.20),
 ]
-# Bytes of files of the Mistral family, as their publishers list them.
+# Bytes of files, as their publishers list them.
 PUBLISHED_BYTES = [
     ("mistral-7b-v0.3", "q6_k", 5_947_248_800),
     ("mistral-7b-v0.3", "q8_0", 7_702_565_024),
@@ -104,6 +112,13 @@ PUBLISHED_BYTES = [
     ("mistral-small-24b", "q5_k_m", 16_763_983_552),
     ("mistral-small-24b", "q8_0", 25_054_779_072),
     ("llama-3.2-1b", "q4_k_m", 807_694_464),
+    ("qwen2.5-7b", "q2_k", 3_015_940_800),
+    ("qwen2.5-7b", "q4_k_m", 4_683_074_240),
+    ("qwen2.5-7b", "q8_0", 8_098_525_888),
+    ("qwen2.5-14b", "q2_k", 5_770_498_176),
+    ("qwen2.5-14b", "q3_k_m", 7_339_204_736),
+    ("qwen2.5-32b", "q4_k_m", 19_851_336_576),
+    ("qwen2.5-32b", "q8_0", 34_820_885_376),
     ("llama-3.1-70b", "q8_0", 74_980_000_000),
     ("llama-3.1-70b", "q4_k_m", 42_520_000_000),
     ("llama-3.1-70b", "q3_k_m", 34_270_000_000),

@@ -80,6 +80,7 @@ class ModelOutline:
             preset.config,
             is_tied=preset.is_tied,
             has_rope_freqs=preset.has_rope_freqs,
+            biased=preset.biased,
         )
 
     @classmethod
@@ -112,8 +113,14 @@ def usual_vocabulary(num_tokens: int) -> VocabularySize:
 
 
 MAX_SENTENCEPIECE_TOKENS = 40000
-KNOWN_MERGES: Mapping[int, int] = {49152: 48900, 128256: 280147, 131072: 269443}
-"""SmolLM2's; Llama 3's and Tekken's, where every way to split a token counts."""
+KNOWN_MERGES: Mapping[int, int] = {
+    49152: 48900,
+    128256: 280147,
+    131072: 269443,
+    151936: 151387,
+    152064: 151387,
+}
+"""SmolLM2's; Llama 3's and Tekken's, where every way to split a token counts; Qwen's, padded."""
 # Bytes in a GGUF header, from the files of SmolLM2, Llama 3.2 and a SentencePiece model of 32k.
 SENTENCEPIECE_TOKEN_BYTES, BYTE_PAIR_TOKEN_BYTES, MERGE_BYTES = 22.4, 18.5, 19.2
 

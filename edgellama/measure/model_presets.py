@@ -16,12 +16,16 @@ from edgellama.quant.rope_config import RopeConfig
 
 @dataclass(frozen=True)
 class ModelPreset:
-    """One published size: the configuration as a file of the model would give it."""
+    """One published size: the configuration as a file of the model would give it.
+
+    ``biased``: which parts have biases, such as ``attn_q``.
+    """
 
     name: str
     config: ModelConfig
     is_tied: bool = False
     has_rope_freqs: bool = False
+    biased: tuple[str, ...] = ()
 
 
 _SIZES: Mapping[str, tuple[int, ...]] = MappingProxyType(
@@ -46,6 +50,14 @@ _SIZES: Mapping[str, tuple[int, ...]] = MappingProxyType(
         "22b": (6144, 56, 48, 8, 16384),
         "24b": (5120, 40, 32, 8, 32768, 128),
         "123b": (12288, 88, 96, 8, 28672),
+        "qwen-0.5b": (896, 24, 14, 2, 4864),
+        "qwen-1.5b": (1536, 28, 12, 2, 8960),
+        "qwen-3b": (2048, 36, 16, 2, 11008),
+        "qwen-7b": (3584, 28, 28, 4, 18944),
+        "qwen-14b": (5120, 48, 40, 8, 13824),
+        "qwen-32b": (5120, 64, 40, 8, 27648),
+        "qwen-72b": (8192, 80, 64, 8, 29568),
+        "smol-3b": (2048, 36, 16, 4, 11008),
     }
 )
 
@@ -119,6 +131,13 @@ def _smollm2(size: str, rope_base: float) -> ModelPreset:
     return _preset(f"smollm2-{size}", size, 49152, 8192, rope_base, is_tied=True)
 
 
+def _qwen_2_5(size: str, vocab_size: int) -> ModelPreset:
+    sizes = (f"qwen-{size}", vocab_size, 32768, 1e6)
+    # From 7B on, with padded vocabularies, the output is a matrix of its own.
+    preset = _preset(f"qwen2.5-{size}", *sizes, is_tied=vocab_size == 151936)
+    return replace(preset, biased=("attn_q", "attn_k", "attn_v"))
+
+
 _TABLE = (
     *(_llama_1(size) for size in ("7b", "13b", "33b", "65b")),
     *(_llama_2(size) for size in ("7b", "13b", "70b")),
@@ -138,6 +157,9 @@ _TABLE = (
     _preset("mistral-large-123b", "123b", 32768, 131072, 1e6),
     _preset("tinyllama-1.1b", "1.1b", 32000, 2048, 1e4),
     *(_smollm2("135m", 1e5), _smollm2("360m", 1e5), _smollm2("1.7b", 1.3e5)),
+    _preset("smollm3-3b", "smol-3b", 128256, 65536, 5e6, is_tied=True),
+    *(_qwen_2_5(size, 151936) for size in ("0.5b", "1.5b", "3b")),
+    *(_qwen_2_5(size, 152064) for size in ("7b", "14b", "32b", "72b")),
 )
 MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType({p.name: p for p in _TABLE})
 """By name, such as ``llama-2-7b``."""
