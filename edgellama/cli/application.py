@@ -23,7 +23,6 @@ from edgellama.cli.options.long_names import with_long_names
 from edgellama.cli.standard_streams import abandon, open_missing, show_any_text
 from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
-from edgellama.quant.replaced_file import WRITE_ERRORS
 
 DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
 EXIT_BROKEN_PIPE = 141
@@ -194,6 +193,8 @@ def _describe(error: Exception) -> str:
     if isinstance(error, EdgellamaError):
         return error.in_terminal
     if isinstance(error, OSError) and error.strerror:
+        from edgellama.quant.replaced_file import WRITE_ERRORS
+
         text = system_error_text(error)
         # All files are named (named_writes); what has no name is a standard stream.
         is_output = error.filename is None and error.errno in WRITE_ERRORS

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.inputs.cluster_stages import machines_options, open_spread
 from edgellama.cli.options.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.options.completion import CONVERSATION, MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
+from edgellama.cli.options.machines_options import machines_options
 from edgellama.cli.options.options import given, limit_options, thinking_options
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
@@ -150,6 +150,8 @@ def _spread(
     file: Path,
 ) -> Llama:
     """A file's model over several machines, which may know it by a name."""
+    from edgellama.cli.inputs.cluster_stages import open_spread
+
     return open_spread(machines_text, address, engine, known.get(file, file))
 
 

@@ -20,11 +20,11 @@ from edgellama.cli.commands.batch_ray import (
     make_task,
     run_on_ray,
 )
-from edgellama.cli.inputs.cluster_stages import address_option
 from edgellama.cli.options.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.options.answer_options import answer_arguments, answer_options
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
+from edgellama.cli.options.machines_options import address_option
 from edgellama.cli.options.options import count_option, given, limit_options, max_tokens_option
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option

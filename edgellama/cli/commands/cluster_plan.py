@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellama.cli.inputs.cluster_stages import found_plan, machines_option, wish_for
+from edgellama.cli.inputs.cluster_stages import found_plan, wish_for
 from edgellama.cli.options.completion import KV_TYPE, MODEL_OR_SIZE, TYPE
+from edgellama.cli.options.machines_options import machines_option
 from edgellama.cli.options.options import style_option
 from edgellama.cli.options.token_count import TokenCount
 

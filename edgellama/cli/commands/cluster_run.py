@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.inputs.cluster_stages import address_option, machines_option, spread_model
+from edgellama.cli.inputs.cluster_stages import spread_model
 from edgellama.cli.inputs.prompt_text import read_prompt
 from edgellama.cli.options.answer_options import answer_arguments, answer_options
 from edgellama.cli.options.completion import KV_TYPE, MODEL
+from edgellama.cli.options.machines_options import address_option, machines_option
 from edgellama.cli.options.options import given, limit_options, max_tokens_option, text_file_option
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.token_count import TokenCount

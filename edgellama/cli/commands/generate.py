@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.inputs.cluster_stages import machines_options, open_spread
 from edgellama.cli.inputs.prompt_text import STANDARD_INPUT, read_prompt
 from edgellama.cli.options.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.options.answer_options import answer_arguments, answer_options
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
+from edgellama.cli.options.machines_options import machines_options
 from edgellama.cli.options.options import (
     given,
     json_option,
@@ -121,6 +121,8 @@ def command(
     if machines_text is None:
         opened: Llama = open_model(path, **engine)
     else:
+        from edgellama.cli.inputs.cluster_stages import open_spread
+
         opened = open_spread(machines_text, address, engine, name_everywhere(model, path))
     with opened as llama:
         sampling["adapters"] = load_adapters(llama.load_adapter, adapters)

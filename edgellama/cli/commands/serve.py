@@ -14,10 +14,10 @@ from typing import Any
 import click
 
 from edgellama.cli.garbage import end_start
-from edgellama.cli.inputs.cluster_stages import machines_options
 from edgellama.cli.options.byte_size import ByteSize
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options
+from edgellama.cli.options.machines_options import machines_options
 from edgellama.cli.options.token_count import TokenCount
 
 

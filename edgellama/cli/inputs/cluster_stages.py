@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from dataclasses import field
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import click
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgellama.cluster.machines import ClusterMachine
     from edgellama.cluster.planning import Plan, Wish
@@ -27,43 +27,11 @@ if TYPE_CHECKING:
 USUAL_TYPE = "q4_k_m"
 HOST_THREADS = 8
 """Threads of each machine, of which memory for activations depends a little."""
-MACHINES_HELP = (
-    "NAME:MEMORY:BANDWIDTH[:NETWORK] in GB, GB/s and Gbit/s (1 by default); NAME*4 for four."
-)
-
-
-def machines_option(*, required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds the machines that a model's layers are spread over."""
-    return click.option(
-        "--machines", "machines_text", required=required, metavar="FILE|M,...", help=MACHINES_HELP
-    )
-
-
-address_option = click.option(
-    "--address",
-    metavar="HOST:PORT",
-    help="Address of the Ray cluster's head.  [default: on this machine]",
-)
 SPREAD_ARGUMENTS = (
     *("context_length", "kv_type", "exact", "num_threads", "rope_scaling", "speculation"),
     "low_priority",
 )
 """Of ``engine_options``: what a model over several machines has."""
-
-
-def machines_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds that the model may lie on several machines, for commands of one machine, too.
-
-    A UsageError for an address that no machines need.
-    """
-
-    @wraps(command)
-    def checked(*arguments: Any, **options: Any) -> None:
-        if options["address"] is not None and options["machines_text"] is None:
-            raise click.UsageError("--address needs --machines")
-        command(*arguments, **options)
-
-    return machines_option(required=False)(address_option(checked))
 
 
 @dataclass(frozen=True)
