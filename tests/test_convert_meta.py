@@ -102,7 +102,7 @@ RELEASES: list[tuple[str, int, float, dict[str, Any]]] = [
 def test_releases(name: str, context_length: int, factor: float, params: dict[str, Any]) -> None:
     """A published params.json tells its release, and so context length and scaling."""
     release = meta_release(Fields(params, "params.json"))
-    llama3 = release.scaling.llama3
+    llama3 = release.scaling.stretch
     assert (release.name, release.context_length) == (name, context_length)
     assert (1 if llama3 is None else llama3.factor) == factor
 
