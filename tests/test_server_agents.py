@@ -152,6 +152,16 @@ def test_open_webuis_parameters_are_taken(client: httpx.Client) -> None:
         assert answer.status_code == 200, answer.text
 
 
+def test_obsidians_copilot_asks_for_json_among_options(client: httpx.Client) -> None:
+    """It is kept to there, too."""
+    schema = {"type": "object", "properties": {"x": {"enum": [7]}}, "required": ["x"]}
+    schema["additionalProperties"] = False
+    said = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
+    asked = {**said, "options": {"temperature": 0, "num_predict": 60, "format": schema}}
+    answer = client.post("/api/chat", json=asked).json()
+    assert json.loads(answer["message"]["content"])["x"] == 7
+
+
 @pytest.mark.parametrize("name", ["reasoning_effort", "think"])
 def test_a_leave_to_think_among_options_is_checked(client: httpx.Client, name: str) -> None:
     """As it is beside them."""

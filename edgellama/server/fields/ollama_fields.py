@@ -83,6 +83,8 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
             options[ours] = option_value(ours, value)
         elif name in LEAVE_TO_THINK:
             check_leave(name, value)
+        elif name == "format":  # Where Obsidian's Copilot puts it.
+            options |= ollama_format(value)
         elif name not in WITHOUT_USE and not is_neutral(name, value):
             allowed = sorted((TEXT_FIELDS - {"max_tokens"}) | LOAD_OPTIONS | {"num_predict"})
             raise RequestError(
