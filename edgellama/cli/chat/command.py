@@ -87,7 +87,7 @@ def command(
     file, unless an option says otherwise. MODEL may be a folder with a checkpoint, which is
     converted first.
 
-    What a model thinks before it answers is shown dimmed on a terminal, never in a pipe.
+    The thinking of a model is shown dimmed on a terminal, and never in a pipe.
 
     --resume NAME continues a conversation at once, with the same model unless you give
     MODEL. "edgellama list --chats" lists the conversations.

@@ -279,7 +279,9 @@ COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "/system": SlashCommand(
             "TEXT", "Set the system prompt (none for none), or show it.", _system
         ),
-        "/think": SlashCommand("WHAT", "Let it think (on, off, auto), show or hide it.", _think),
+        "/think": SlashCommand(
+            "WHAT", "Let the model think (on, off, auto), or show or hide it.", _think
+        ),
         "/clear": SlashCommand("", "Start over with the same system prompt.", _clear),
         "/undo": SlashCommand("N", "Take back the last turn, or N of them.", _undo),
         "/regen": SlashCommand("", "Answer the last message again.", _regenerate),

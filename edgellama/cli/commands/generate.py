@@ -92,8 +92,8 @@ def command(
 
     Only the generated text goes to standard output. A line break follows it, unless
     standard error alone is a terminal. Without MODEL, the starter model answers; it is
-    downloaded first if need be. --template includes --chat. What a model
-    thinks before it answers is shown dimmed on a terminal, and never goes into a pipe or a file.
+    downloaded first if need be. --template includes --chat. The thinking of a model is shown
+    dimmed on a terminal, and never goes into a pipe or a file.
 
     \b
     Examples:

@@ -87,20 +87,20 @@ def _none_if_empty(
 
 def thinking_options(command: Command) -> Command:
     """Adds whether a model is to think before it answers, and whether that is shown."""
-    command = click.option(
-        "--hide-thinking", is_flag=True, help="Do not show what a model thinks before it answers."
-    )(command)
+    command = click.option("--hide-thinking", is_flag=True, help="Do not show the thinking.")(
+        command
+    )
     command = click.option(
         *("--max-thinking", "max_reasoning_tokens"),
         type=TokenCount(min=0),
         metavar="N",
-        help="Let a model answer once it has thought so many tokens.  [default: no limit]",
+        help="End the thinking after this many tokens.  [default: no limit]",
     )(command)
     return click.option(
         *("--think/--no-think", "reasoning"),
         default=None,
-        help="Ask a model that can think before it answers to do so, or not to.  "
-        "[default: as it does by itself]",
+        help="Let a model that can think do so before it answers, or not.  "
+        "[default: the model decides]",
     )(command)
 
 
