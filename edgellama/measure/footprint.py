@@ -289,7 +289,8 @@ def activation_bytes(
 def vocabulary_bytes(vocabulary: VocabularySize) -> int:
     """What the tokenizer holds once it has met a word that it must put together."""
     num_strings = vocabulary.num_tokens + vocabulary.num_merges
-    parsed = vocabulary.header_bytes + 8 * num_strings
+    # What byte pairs are parsed from does not stay in the mapped file, where it is counted.
+    parsed = 8 * num_strings + (0 if vocabulary.is_byte_pair else vocabulary.header_bytes)
     token_bytes = TOKEN_BYTES if vocabulary.is_byte_pair else SENTENCEPIECE_TOKEN_BYTES
     merged = MERGE_BYTES * vocabulary.num_merges
     return parsed + token_bytes * vocabulary.num_tokens + merged
