@@ -152,11 +152,13 @@ def _graphics_card() -> Rows:
 def _cache(problems: list[str]) -> Rows:
     from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_folders, cache_root
     from edgellama.models import names
+    from edgellama.models.made import MADE_FOLDER
 
     folder = cache_root()
     yield "folder", str(folder)
     yield "models", _size(folder / "models")
     yield "converted models", _size(folder / "converted")
+    yield "made of other models", _size(folder / MADE_FOLDER)
     yield "compiled kernels", _size(folder / "kernels")
     for stand_in in cache_folders("")[1:]:
         yield "temporary stand-in", f"{stand_in} ({_size(stand_in)})"
@@ -193,11 +195,12 @@ def _version(name: str) -> str | None:
 
 def _size(folder: Path) -> str:
     from edgellama.models import usage
+    from edgellama.models.made import MADE_FOLDER
 
     files = [path for path in folder.rglob("*") if path.is_file()]
     total_bytes = sum(path.stat().st_size for path in files)
     # What lies beside models, such as the times of their last use, is no file for a reader.
-    if folder.name in usage.FOLDERS:
+    if folder.name in (*usage.FOLDERS, MADE_FOLDER):
         files = [path for path in files if path.suffix.lower() == ".gguf"]
     return f"{len(files)} file{'s' if len(files) != 1 else ''}, {total_bytes / 1e6:.1f} MB"
 
