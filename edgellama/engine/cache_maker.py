@@ -10,10 +10,10 @@ from edgellama.quant.records import dataclass
 
 @dataclass(frozen=True)
 class CacheMaker:
-    """Who computes keys and values: a model, some of its layers, and how it rounds.
+    """Describes what computes keys and values: a model, some of its layers, and its rounding.
 
-    ``model`` is its identity. Where ``is_exact``, keys and values of another ``arithmetic`` are
-    refused, since texts would not be the same to the bit.
+    ``model`` is its identity. If ``is_exact``, keys and values of another ``arithmetic`` are
+    refused, since texts would not have the same bits.
     """
 
     model: str

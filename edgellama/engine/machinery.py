@@ -35,10 +35,10 @@ MAX_PROGRAMS = 64
 
 
 class Machinery:
-    """The machinery of one engine: there, given back for a while, or closed for good.
+    """The machinery of one engine: in use, released for a while, or closed for good.
 
-    ``runner``, ``weights`` and ``team`` are those of now; ``last_step`` is what a step has left
-    for one like it. Whoever calls has the engine's scheduler to itself.
+    ``runner``, ``weights`` and ``team`` are the present ones; ``last_step`` is what a step has left
+    for a similar one. Callers have the engine's scheduler to themselves.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Machinery:
         return self._is_low_priority
 
     def open(self) -> StepRunner:
-        """What runs steps, and with it the weights: held by whoever runs one.
+        """The runner of steps, loaded if need be. It keeps the weights while its caller holds it.
 
-        A signal's handler may close the engine inside a step, which ends on mapped memory.
+        So if a signal handler closes the engine inside a step, memory stays mapped until its end.
         """
         if self._is_closed:
             raise EdgellamaError("this model is closed")

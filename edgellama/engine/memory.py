@@ -50,7 +50,7 @@ def reserve(num_bytes: int, *, is_for_all: bool = False) -> npt.NDArray[np.uint8
 
 
 def reserve_shared(*groups: Sequence[int]) -> list[list[npt.NDArray[np.uint8]]]:
-    """Arrays of so many bytes in groups that share memory: what one writes the others lose.
+    """Reserve arrays in groups that share memory: what one writes, the others of its group lose.
 
     Each array of a group begins on a page of its own.
     """

@@ -34,7 +34,7 @@ AnyLayout: TypeAlias = PageLayout | CardLayout
 class Page:
     """The memory of 128 positions, and how many sequences hold it.
 
-    ``card`` is what of it lies on a graphics card, ``memory`` what lies in the computer's memory.
+    ``card`` is its part on a graphics card, ``memory`` its part in the computer's memory.
     """
 
     __slots__ = ("__weakref__", "address", "card", "counted", "key", "memory")

@@ -92,9 +92,9 @@ class Scheduler:
         self._wake_next()
 
     def run_only(self, works: Sequence[Work]) -> None:
-        """Return when all of ``works`` are over, which are all that this engine is asked for.
+        """Return when all of ``works`` are over; this engine has no other works.
 
-        For who has gathered them from all callers already: nobody else is looked out for.
+        For a caller that has gathered the works of all callers already: it waits for nobody else.
         """
         self.refuse_within_a_step()
         try:
@@ -202,11 +202,10 @@ class Scheduler:
                 pass
 
     def _drive(self, works: Sequence[Work]) -> None:
-        """Run steps for all that wait until one of ``works`` is over, or somebody wants to.
+        """Run steps for all who wait, until one of ``works`` is over or another caller drives.
 
-        Where short segments and pieces of long prompts do not share a step they take turns, whoever
-        drives: a caller who comes with one token after the other would never leave the prompts of
-        others a piece.
+        If short segments and pieces of long prompts do not share a step, they take turns, whoever
+        drives. Otherwise a caller with one token after the other would never let other prompts run.
         """
         planner = self.planner
         while not _is_any_over(works) and not self._wanted_alone:

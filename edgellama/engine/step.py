@@ -84,9 +84,9 @@ class StepRunner:
         self.card: CardStep | None = None
 
     def ops(self, kind: StepKind, pages: AnyLayout) -> list[Op]:
-        """The ops of a step and of the logits of its last token, without hooks.
+        """The ops of a step, and those for the logits of its last token, without hooks.
 
-        Of all tokens where each is computed as it is alone.
+        If each token is computed as it would be alone, those for the logits of all tokens.
         """
         writer, kinds, output = replace(self._writer, hooks=()), self.kinds, self._output
         is_many = kind.batch == "many"

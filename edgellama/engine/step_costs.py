@@ -94,8 +94,9 @@ class StepCosts:
     def table(self) -> list[float]:
         """By the number of a sequence's tokens in a step; [1] is 1.0.
 
-        For as many sequences as had the last step, all with so many tokens, as far as there is
-        room in a step of few tokens. Of one token alone while nothing may be guessed.
+        It applies to as many sequences as the last step had, all with the same number of tokens, as
+        far as a step of few tokens has room. While nothing may be guessed, it has only the entry
+        for one token.
         """
         if self._is_waiting:
             self._is_waiting = not self._may_guess()

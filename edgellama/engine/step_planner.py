@@ -49,7 +49,7 @@ class StepPlanner:
         self._turn = 0
 
     def short_segments(self, works: Sequence[Work]) -> Chosen:
-        """A few tokens of as many works as fit; who has waited longest first.
+        """A few tokens of as many works as fit; those that have waited longest come first.
 
         All of them are over pages of one layout.
         """

@@ -21,11 +21,10 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class SavedMessages:
-    """Messages, and what spares work when they are gone on with.
+    """Messages, and data that saves work when the conversation continues.
 
-    ``dropped_messages`` of the oldest were no longer in the prompt. ``last_turn`` is what
-    ``turns`` makes of the last turn, None for none; read from a file, it is not checked yet.
-    ``model`` says which model it was.
+    The oldest ``dropped_messages`` were no longer in the prompt. ``last_turn`` is the last turn as
+    ``turns`` writes it, or None; from a file, it is not checked yet. ``model`` names the model.
     """
 
     messages: Sequence[Message]

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 class Decoding:
-    """The state of one generation: it says which tokens come next, and takes their logits.
+    """The state of one generation: it says which tokens to compute next, and takes their logits.
 
-    Who computes them, alone or together with other generations, is not its business; ``steps``
-    does it alone. ``history`` is prompt and text so far. The cache holds its beginning, so what
-    it lacks is computed next, however it came about; behind it there may be a draft, of which
-    what the sampler does not choose is taken off again.
+    Its owner computes them, alone (``steps``) or together with other generations. ``history`` is
+    prompt and text so far. The cache holds a beginning of it, and the rest is computed next,
+    wherever it came from. A draft may follow; its tokens that the sampler does not choose are
+    removed again.
     """
 
     def __init__(

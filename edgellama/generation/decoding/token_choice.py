@@ -93,11 +93,11 @@ class TokenChoice:
     def choose(
         self, logits: Logits, history: Sequence[int], given: int | None = None
     ) -> int | None:
-        """The next token by logits (vocab_size,); None where the text's form has no way on.
+        """The next token from logits (vocab_size,); None if no token can follow in the text's form.
 
         ``given``: the token that must come next, unless it is refused.
-        An end token is not the text's own; of others the log-probability is noted. What was ordered
-        was chosen already, and stands in the place of logits.
+        An end token is not part of the text; of other tokens the log-probability is noted. A token
+        that was ordered is chosen already, and is given in place of logits.
         """
         if self._orders is not None:
             return self._ordered(self._orders, logits, len(history))
