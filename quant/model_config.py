@@ -13,6 +13,7 @@ from types import MappingProxyType
 from edgellama.quant.config_keys import MAX_SIZE, ConfigKeys
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.gguf.kinds import check_model_kind
 from edgellama.quant.records import dataclass
 from edgellama.quant.rope_config import RopeConfig, read_rope
 from edgellama.quant.ways import Way
@@ -134,21 +135,6 @@ class ModelConfig:
         return _read(metadata, embedding_rows)
 
 
-NO_MODELS = MappingProxyType(
-    {
-        "adapter": (
-            "a LoRA adapter",
-            Way("load its model, and this by load_adapter", "give it with --lora beside its model"),
-        ),
-        "imatrix": (
-            "an importance matrix",
-            Way("give it to convert as imatrix", "give it to edgellama convert with --imatrix"),
-        ),
-    }
-)
-"""What ``general.type`` says of files that are no models, and what they are for."""
-
-
 _TO_LLAMA = Way(
     'edgellama.convert.convert(OLD, NEW, type="copy") makes it a Llama\'s file without loss',
     "make it a Llama's file without loss: edgellama convert OLD.gguf NEW.gguf --type copy",
@@ -158,10 +144,7 @@ _TO_LLAMA = Way(
 def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelConfig:
     keys = ConfigKeys(metadata)
     architecture = metadata.get("general.architecture")
-    found = metadata.get("general.type")
-    if isinstance(found, str) and found in NO_MODELS:
-        what, way = NO_MODELS[found]
-        raise UnsupportedModelError(f"the file holds {what}, not a model", way=way)
+    check_model_kind(metadata)
     if architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}",

@@ -77,7 +77,7 @@ def test_an_adapter_is_no_model(run_cli: CliRunner, adapter: Path, command: str)
     result = run_cli(command, path, *options.get(command, ["-f", text]), *more)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].endswith(
-        "a.gguf: general.type is 'adapter'; needed: a model, 'model'"
+        "a.gguf: the file holds a LoRA adapter, not a model; give it with --lora beside its model"
     )
 
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.gguf.kinds import check_model_kind
 from edgellama.quant.gguf.metadata import MetadataValue
 from edgellama.quant.gguf.part import Part, read_part
 from edgellama.quant.gguf.strings import StringArray
@@ -22,8 +23,6 @@ from edgellama.quant.gguf.tensors import Tensor
 from edgellama.quant.given_values import given_path
 
 __all__ = ["GGUFFile", "MetadataValue", "StringArray", "Tensor", "require_model"]
-
-MODEL_KIND = "model"
 
 _PART_NAME = r"(?s)(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf"
 
@@ -98,11 +97,10 @@ class GGUFFile:
 
 def require_model(file: GGUFFile) -> None:
     """UnsupportedModelError for an adapter, an importance matrix, or what else GGUF can hold."""
-    kind = file.metadata.get("general.type", MODEL_KIND)
-    if kind != MODEL_KIND:
-        raise UnsupportedModelError(
-            f"{file.path}: general.type is {shown(kind)}; needed: a model, {MODEL_KIND!r}"
-        )
+    try:
+        check_model_kind(file.metadata)
+    except UnsupportedModelError as error:
+        raise error.within(file.path) from None
 
 
 def _read_parts(path: Path) -> list[Part]:

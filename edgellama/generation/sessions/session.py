@@ -196,14 +196,12 @@ class Session(SessionState):
         Both share keys and values until one of them continues. EdgellamaError while a stream runs
         and after close().
         """
-        with self._lock:
-            self._check_free()
-            return Session(
-                self._engine,
-                self._tokenizer,
-                cache=self._cache.fork(),
-                adapters=self._adapters,
-                siblings=self._siblings,
-                line=self._line,
-                speculation=self._speculation,
-            )
+        return Session(
+            self._engine,
+            self._tokenizer,
+            cache=self._while_free(self._cache.fork),
+            adapters=self._adapters,
+            siblings=self._siblings,
+            line=self._line,
+            speculation=self._speculation,
+        )

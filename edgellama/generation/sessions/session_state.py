@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from edgellama.engine.adapter import Adapter
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
@@ -23,6 +24,12 @@ from edgellama.quant.given_values import check_function, given_path, is_true, wh
 from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.typing_backports import Self
 from edgellama.text.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
+
+
+class _Change:
+    """Stands for a call that uses a session's cache."""
 
 
 class SessionState(ProcessBound):
@@ -46,6 +53,7 @@ class SessionState(ProcessBound):
         # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
         self._lock = threading.RLock()
         self._last: weakref.ref[Stream] | None = None
+        self._change: weakref.ref[_Change] | None = None
         self._closed = False
 
     def _empty_cache(self, context_length: int | None, kv_type: KVTypeChoice) -> TextCache:
@@ -88,10 +96,11 @@ class SessionState(ProcessBound):
 
     @adapters.setter
     def adapters(self, adapters: AdapterScales | None) -> None:
-        with self._lock:
-            self._check_free()
+        def change() -> None:
             self._adapters = self._engine.adapters.adapter_set(adapters)
             self._cache.adapters = self._adapters
+
+        self._while_free(change)
 
     @property
     def busy(self) -> bool:
@@ -132,9 +141,7 @@ class SessionState(ProcessBound):
         """
         file = given_path("path", path)
         check_function("progress", progress, "two numbers")
-        with self._lock:
-            self._check_free()
-            fork = self._cache.fork()
+        fork = self._while_free(self._cache.fork)
         try:
             self._engine.save(file, fork, progress)
         finally:
@@ -161,15 +168,20 @@ class SessionState(ProcessBound):
         Example: see ``save``.
         """
         file, verify = given_path("path", path), is_true("verify", verify)
-        with self._lock:
-            self._check_free()
+
+        def change() -> None:
             self._cache.adapters = self._adapters
             self._engine.load_saved(file, self._cache, verify=verify)
+
+        self._while_free(change)
 
     def close(self) -> None:
         """End a running stream and release the cache's memory. Further calls do nothing."""
         with self._lock:
             self._closed = True
+            if self._change is not None and self._change() is not None:
+                # A signal's handler has interrupted the change, whose end closes the cache.
+                return
         if (stream := self._running()) is not None:
             stream.end(self._cache.close)
         else:
@@ -195,6 +207,23 @@ class SessionState(ProcessBound):
         """
         stream = self._last() if self._last is not None else None
         return None if stream is None or stream.ended else stream
+
+    def _while_free(self, action: Callable[[], Result]) -> Result:
+        """What ``action`` returns, which uses the cache while no stream does.
+
+        EdgellamaError while one runs, and after close().
+        """
+        with self._lock:
+            self._check_free()
+            # It goes with this call, however that ends.
+            change = _Change()
+            self._change = weakref.ref(change)
+            try:
+                return action()
+            finally:
+                del change
+                if self._closed:
+                    self._cache.close()
 
     def _check_free(self) -> None:
         if self._running() is not None:
