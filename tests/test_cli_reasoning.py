@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -13,10 +14,13 @@ from pseudo_terminal import LINE_WRAPPING, PROMPT, Terminal, chat_environment
 from reference.thinking_model import ANSWER, THOUGHT, write_thinking_model
 from screen import Screen
 
+from edgellama.cli.chat import reply_view, thoughts
 from edgellama.cli.chat.markdown import MarkdownRenderer
 from edgellama.cli.chat.painter import Painter
 from edgellama.cli.chat.reply_view import RenderedReply
+from edgellama.cli.output.streaming import speed_line
 from edgellama.cli.output.terminal import DimText
+from edgellama.generation.results import Generation, Statistics
 
 ASKED = ("--chat", "-p", "What is 2 + 2?", "--temperature", "0")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -116,6 +120,29 @@ def test_painted_thoughts_stand_above_the_reply() -> None:
         assert lines[-2:] == ["", "Four."]
         assert " ".join("\n".join(lines[:-2]).split()) == " ".join(thought.split())
         assert "" in lines[:-2]
+
+
+def test_thinking_stays_painted_while_no_text_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk of thinking has an empty text, which wipes nothing of the last line."""
+    seconds = itertools.count(1.0)
+    for module in (thoughts, reply_view):
+        monkeypatch.setattr(module, "monotonic", lambda: next(seconds))
+    screen = Screen(40, 20)
+    view = RenderedReply(Painter(screen, screen.size), MarkdownRenderer(None))
+    thought = ""
+    for piece in ("Two", " and", " two."):
+        view.think(piece)
+        view.add("")
+        thought += piece
+        assert screen.lines() == [thought]
+    view.add("Four.")
+    assert screen.lines() == [thought, "", "Four."]
+
+
+def test_a_reply_without_tokens_tells_no_guesses() -> None:
+    """There were none to be right."""
+    result = Generation("", (), 3, "length", Statistics(3, 3, 0, 0.1, 0.0, 0.1))
+    assert "guesses" not in speed_line(result)
 
 
 @pytest.fixture

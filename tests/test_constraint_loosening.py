@@ -10,11 +10,13 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference.constraint_texts import byte_tokenizer
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import running_server
 
 from edgellama import Tool
-from edgellama.constraints.json_schema import compiled_schema
+from edgellama.constraints.answer_form import answer_form
+from edgellama.constraints.compiler import ConstraintCompiler
 from edgellama.constraints.loosening import loosened
 from edgellama.quant.errors import ConstraintError, InvalidOptionError
 from edgellama.server.settings import ServerSettings
@@ -36,6 +38,13 @@ FOUND = {
     "any": ({"type": "any"}, {}),
     "contains": ({"type": "array", "contains": {}}, {"type": "array"}),
     "control": ({"type": "string", "enum": ["a\x01b"]}, {"type": "string"}),
+    "overlap": (
+        {"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]},
+        {"anyOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]},
+    ),
+    "no number": ({"type": "integer", "minimum": 5, "maximum": 3}, {}),
+    "no value": ({"type": "string", "const": 5}, {}),
+    "no type": ({"allOf": [{"type": "string"}, {"type": "integer"}]}, {}),
     "inside": ({"anyOf": [{"type": "string", "format": "x"}]}, {"anyOf": [{"type": "string"}]}),
 }
 """Schemas of arguments as tools have them, and what can be kept to of each."""
@@ -66,8 +75,24 @@ def test_what_can_be_kept_to_is_left_as_it_is() -> None:
 
 def test_where_nothing_helps_any_object_follows() -> None:
     """As where the schema as a whole contradicts itself."""
-    schema = {"type": "object", "propertyNames": {"minLength": 3, "format": "date"}}
-    assert loosened({**schema, "properties": {"x": {}}})["additionalProperties"] is True
+    schema = {"type": "object", "const": "x", "properties": {"x": {}}}
+    assert loosened(schema) == {"type": "object", "additionalProperties": True}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"minProperties": 2, "maxProperties": 1},
+        {"propertyNames": {"minLength": 3, "format": "date"}},
+        {"allOf": [{"type": "string"}]},
+        {"additionalProperties": False, "required": ["z"]},
+    ],
+)
+def test_a_rule_of_the_whole_object_takes_no_properties_with_it(rule: dict[str, Any]) -> None:
+    """Where it cannot be kept to, all properties are described as before."""
+    properties = {"x": {"type": "integer"}, "y": {"type": "string", "maxLength": 3}}
+    left = loosened({"type": "object", "properties": properties, **rule})
+    assert left["properties"] == properties
 
 
 JSON = st.recursive(
@@ -79,6 +104,7 @@ JSON = st.recursive(
                 [
                     *("type", "properties", "items", "enum", "$ref", "pattern", "format"),
                     *("required", "$defs", "oneOf", "not", "minItems", "propertyNames", "allOf"),
+                    *("minimum", "maximum", "const", "maxProperties"),
                 ]
             ),
             inner,
@@ -89,11 +115,16 @@ JSON = st.recursive(
 )
 
 
+COMPILER = ConstraintCompiler(byte_tokenizer())
+
+
 @given(st.dictionaries(st.sampled_from(["a", "b"]), JSON, max_size=2), JSON)
 def test_whatever_a_tool_says_can_be_kept_to_then(properties: Any, more: Any) -> None:
     """Any JSON at all."""
     schema = {"type": "object", "properties": properties, "$defs": more}
-    compiled_schema(loosened(schema))
+    form = answer_form({"schema": loosened(schema)})
+    assert form is not None
+    COMPILER.constraint(form, continuation=False)
 
 
 @pytest.fixture(scope="module")

@@ -266,6 +266,29 @@ def test_tools_are_called_behind_thinking(kind: dict[str, Any], opening: str, ch
     assert chat.messages[-1]["content"] == ""
 
 
+def test_a_reply_cut_inside_its_thinking_is_kept_with_tools() -> None:
+    """It is no call that was cut, and the conversation has both messages."""
+    chat, _ = thinking_chat("I think and think.</think>Four.", **OPENED)
+    result = chat.send("2 + 2?", tools=[add], max_tokens=5)
+    assert result.reasoning and not result.text
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("tokenizer", [PLAIN, CONTROLLED])
+def test_words_of_a_carried_on_reply_are_text_alone(tokenizer: Tokenizer) -> None:
+    """Lone surrogates are replaced, and words that look like a mark are no control token."""
+    template = ChatTemplate(TEMPLATES["plain"], bos_token="", eos_token="")
+    format_ = ChatFormat(tokenizer, template)
+    marks = reasoning_marks(tokenizer, template.source)
+    asked = format_.reply_request({"reasoning": "split"}, continues=True)
+    for thought, said in (("\ud800", "a\udfff"), ("[/THINK]", "[THINK]")):
+        message = {"role": "assistant", "content": said, "reasoning": thought}
+        user = {"role": "user", "content": "Hi"}
+        request = format_.request(asked, checked_messages([user, message]))
+        for token in () if marks is None else marks.tokens:
+            assert request.prompt.count(token) == 1
+
+
 def test_tools_are_native_where_the_template_opens_thinking() -> None:
     """A template that writes calls is found to do so although its prompt ends inside thinking."""
     source = (

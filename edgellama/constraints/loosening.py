@@ -28,8 +28,11 @@ from edgellama.quant.errors import ConstraintError
 logger = logging.getLogger(__name__)
 
 
-_ASKED_FOR = ('"pattern', '"$ref', '"$id', '"$anchor')
-"""What only llguidance can tell of: expressions, and references to what is not in the schema."""
+_OF_THE_WHOLE = (
+    *("minProperties", "maxProperties", "propertyNames", "oneOf", "anyOf", "allOf"),
+    *("patternProperties", "additionalProperties", "required"),
+)
+"""Rules of an object beside its properties, in the order in which they are given up."""
 _KNOWN = frozenset({*KEYWORDS, *UNSUPPORTED, *ANNOTATIONS, *IDENTITY})
 
 
@@ -49,8 +52,9 @@ def without_unknown_keywords(schema: Mapping[str, Any]) -> JsonObject:
 def loosened(schema: Mapping[str, Any]) -> JsonObject:
     """The schema of an object without the rules that cannot be kept to.
 
-    A property that cannot be kept to without them may have any value, and where that is not enough
-    any object follows. ConstraintError for what is no JSON, too large or nested too deeply.
+    A property that cannot be kept to without them may have any value. Where that is not enough the
+    rules of the whole object go, one after the other, and at last any object follows.
+    ConstraintError for what is no JSON, too large or nested too deeply.
     """
     copy = json_copy(schema)
     if _holds(copy):
@@ -62,11 +66,19 @@ def loosened(schema: Mapping[str, Any]) -> JsonObject:
     if _holds(copy):
         return copy
     definitions = {name: copy[name] for name in DEFINITIONS if name in copy}
+    for _, inner in list(subschemas(copy)):
+        if "oneOf" in inner and "anyOf" not in inner and not _holds({**inner, **definitions}):
+            inner["anyOf"] = inner.pop("oneOf")  # Choices that overlap cannot exclude each other.
     properties = copy.get("properties", {})
     for name, value in properties.items():
-        if not _holds({"type": "object", "properties": {name: value}, **definitions}):
+        alone = {"type": "object", "properties": {name: value}, "required": [name]}
+        if not _holds({**alone, **definitions}):
             properties[name] = {}
-    return copy if _holds(copy) else {"type": "object", "additionalProperties": True}
+    for name in ("", *_OF_THE_WHOLE):
+        copy.pop(name, None)
+        if _holds(copy):
+            return copy
+    return {"type": "object", "additionalProperties": True}
 
 
 def _holds_alone(name: str, value: Any) -> bool:
@@ -75,13 +87,11 @@ def _holds_alone(name: str, value: Any) -> bool:
 
 
 def _holds(schema: JsonObject) -> bool:
-    """Whether llguidance takes what the schema becomes; most of it is known without asking."""
+    """Whether llguidance takes what the schema becomes."""
     try:
         text = compiled_schema(schema)
     except ConstraintError:
         return False
-    if not any(keyword in text for keyword in _ASKED_FOR):
-        return True
     grammar = json.dumps({"grammars": [{"json_schema": json.loads(text)}]})
     validate = llguidance().LLMatcher.validate_grammar
     return not call_deeply(lambda: validate(grammar), grammar.count("{"))

@@ -91,8 +91,10 @@ def predict_footprint(
 
 
 def adapter_bytes(path: str | os.PathLike[str]) -> int:
-    """What the adapter of a GGUF file takes: its file, and those factors as int8 blocks that
-    read what quantized matrices read.
+    """The bytes that the adapter of a GGUF file takes.
+
+    They are those of its file, and of its ``lora_a`` factors once more as int8 blocks: next to a
+    quantized matrix, these factors multiply the same int8 rows as the matrix.
 
     Raises what opening raises; ModelFileError for a file that is no adapter.
     """

@@ -55,7 +55,7 @@ class ModelOutline:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile, name: str | None = None) -> ModelOutline:
-        """The outline of a file, under its path without a name; raises as ``ModelConfig``."""
+        """The outline of a file, named by its path by default; raises as ``ModelConfig``."""
         tensor_bytes = sum(tensor.num_bytes for tensor in file.tensors.values())
         config = ModelConfig.from_gguf(file)
         return cls(

@@ -116,7 +116,9 @@ class RenderedReply:
 
     def add(self, text: str) -> None:
         """Paints the text, unless the last time is only just past."""
-        if text and self._thoughts.end():
+        if not text:
+            return  # Nothing but thinking came, whose last line is painted where this would be.
+        if self._thoughts.end():
             self._is_first = False
         self._open += printable(text)
         self._is_painted = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,9 +22,6 @@ from edgellama.cli.options.token_count import TokenCount
 from edgellama.cli.output.shown_text import ShownText
 from edgellama.cli.output.streaming import run_stream, speed_line
 from edgellama.cli.output.terminal import dim
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("run", short_help="Answer a prompt with a model on several machines.")

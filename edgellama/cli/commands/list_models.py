@@ -139,7 +139,6 @@ def ago(text: str) -> str:
 
 
 def _show(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-
     total = sum(int(row["size_bytes"]) for row in rows)
     click.echo(tables.to_read(rows, columns))
     click.echo(f"\n{tables.size(total)} in all")

@@ -95,7 +95,7 @@ def speed_line(result: Generation) -> str:
     line += f"; prompt: {statistics.prefilled_tokens}"
     line += f" new of {result.prompt_tokens}" if reused else " tokens"
     line += f" at {statistics.prefill_tokens_per_second:.1f} tokens/s"
-    if statistics.drafted_tokens >= TOLD_SHARE * count:
+    if statistics.drafted_tokens and statistics.drafted_tokens >= TOLD_SHARE * count:
         line += f"; {statistics.accepted_tokens} of {statistics.drafted_tokens} guesses right"
     cut_off = CUT_OFF.get(result.finish_reason)
     return f"{line}; {cut_off}" if cut_off else line

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgellama.generation.chat.messages import REASONING, Message, is_role
 from edgellama.text.reasoning.expected import (
     ExpectedReasoning,
+    Mark,
     ReasoningWish,
     encoded_parts,
     ends_with,
@@ -69,20 +70,20 @@ class ChatReasoning:
         is_open = ends_with(self._tokenizer, prompt, marks.opening)
         # Where the template is told, it knows best; a mere token of the vocabulary says little.
         is_ours = marks.is_told and not self._template.thinking_variables
-        parts: Sequence[str] = ()
+        parts: Sequence[str | Mark] = ()
         if wish and is_ours and not is_open:
-            parts = (marks.opening, "\n")
+            parts = (Mark.OPENING, "\n")
         elif not wish and is_open:
-            parts = ("\n", marks.closing, "\n\n")
+            parts = ("\n", Mark.CLOSING, "\n\n")
         elif not wish and is_ours and not ends_with(self._tokenizer, prompt, marks.closing):
-            parts = (marks.opening, "\n\n", marks.closing, "\n\n")
+            parts = (Mark.OPENING, "\n\n", Mark.CLOSING, "\n\n")
         return [*prompt, *encoded_parts(self._tokenizer, marks, parts)]
 
     def carried_on(self, prompt: list[int], marks: ReasoningMarks, message: Message) -> list[int]:
         """The prompt of a reply with all that it has thought and said already."""
         is_open = ends_with(self._tokenizer, prompt, marks.opening)
-        opening = () if is_open else (marks.opening, "\n")
-        said = ("\n", marks.closing, "\n\n", message["content"]) if message["content"] else ()
+        opening = () if is_open else (Mark.OPENING, "\n")
+        said = ("\n", Mark.CLOSING, "\n\n", message["content"]) if message["content"] else ()
         parts = (*opening, message["reasoning"], *said)
         return [*prompt, *encoded_parts(self._tokenizer, marks, parts)]
 

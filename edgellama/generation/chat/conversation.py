@@ -299,7 +299,9 @@ class Conversation(ConversationPrompts):
         )
 
         def end(result: Generation) -> None:
-            is_cut_call = request.calls is not None and not result.text and not result.tool_calls
+            is_answering = result.reasoning_tokens < len(result.tokens)
+            has_answer = bool(result.text or result.tool_calls)
+            is_cut_call = request.calls is not None and is_answering and not has_answer
             if result.tokens and not is_cut_call:
                 text = result.text
                 if result.tool_calls:  # the turn's text has them as the model wrote them

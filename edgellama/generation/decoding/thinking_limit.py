@@ -1,13 +1,13 @@
 """Thinking that has become too long is closed, token by token, so that the answer comes.
 
-How long it is, is known to the assembly of the text; what else chooses tokens to ``token_choice``.
+``text_assembly`` counts the tokens of thinking, and ``token_choice`` chooses all others.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellama.text.reasoning.expected import encoded_parts
+from edgellama.text.reasoning.expected import Mark, encoded_parts
 
 if TYPE_CHECKING:
     from edgellama.generation.decoding.text_assembly import TextAssembly
@@ -19,8 +19,7 @@ class ThinkingLimit:
     """Of one text: what is to come instead of more thinking than ``max_tokens``."""
 
     def __init__(self, tokenizer: Tokenizer, expected: ExpectedReasoning, max_tokens: int) -> None:
-        marks = expected.marks
-        self._closing = encoded_parts(tokenizer, marks, ("\n", marks.closing))
+        self._closing = encoded_parts(tokenizer, expected.marks, ("\n", Mark.CLOSING))
         self._max_tokens = max_tokens
         self._num_closed = 0
 

@@ -6,12 +6,14 @@ It reads and writes the ends of prompts. ``marks`` knows which marks a model has
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 from edgellama.text.reasoning.marks import ReasoningMarks
+from edgellama.text.surrogates import well_formed
 from edgellama.text.tokenizer.added_tokens import Stretch
 
 if TYPE_CHECKING:
@@ -22,6 +24,15 @@ ReasoningWish: TypeAlias = "bool | Literal['auto', 'split', 'raw']"
 """Whether a reply is to begin with thinking; "auto": as the model does; "split": the same, also
 where nothing says that it does; "raw": it is not told apart.
 """
+
+
+class Mark(Enum):
+    """A mark of a model inside a prompt, which no text is taken for."""
+
+    OPENING = "opening"
+    CLOSING = "closing"
+
+
 TAIL_TOKENS = 32
 """Of a prompt, in which its last mark is looked for."""
 
@@ -89,19 +100,24 @@ def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], mark: str) -> bool:
     return tail.rstrip().endswith(mark)
 
 
-def encoded_parts(tokenizer: Tokenizer, marks: ReasoningMarks, parts: Sequence[str]) -> list[int]:
-    """Tokens of some text inside a prompt, given in parts so that marks are parts of their own."""
-    control = {marks.opening: marks.opening_token, marks.closing: marks.closing_token}
+def encoded_parts(
+    tokenizer: Tokenizer, marks: ReasoningMarks, parts: Sequence[str | Mark]
+) -> list[int]:
+    """Tokens of what stands inside a prompt: texts, and marks as the tokens that they may be."""
+    known = {
+        Mark.OPENING: (marks.opening, marks.opening_token),
+        Mark.CLOSING: (marks.closing, marks.closing_token),
+    }
     tokens: list[int] = []
     text = ""
     for part in (*parts, None):
-        token = None if part is None else control.get(part)
-        if part is not None and token is None:
-            text += part
-            continue
-        if text:
+        written, token = known[part] if isinstance(part, Mark) else (part or "", None)
+        if token is None:
+            text += written
+        if text and (token is not None or part is None):
             # Inside a prompt no space goes before it.
-            tokens += tokenizer.encode_stretch(Stretch(text, is_first=False, has_prefix=True))
+            stretch = Stretch(well_formed(text), is_first=False, has_prefix=True)
+            tokens += tokenizer.encode_stretch(stretch)
             text = ""
         tokens += [] if token is None else [token]
     return tokens
