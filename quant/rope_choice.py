@@ -47,7 +47,12 @@ def with_rope_scaling(config: ModelConfig, choice: str, *, has_divisors: bool) -
     rope = RopeConfig(
         old.dimension_count, old.freq_base, kind, factor, original_context_length=original
     )
-    return replace(config, rope=rope, context_length=int(original * factor))
+    return replace(config, rope=rope, context_length=scaled_length(original, choice))
+
+
+def scaled_length(original: int, choice: str) -> int:
+    """The context that ``choice`` makes of ``original`` tokens. Raises InvalidOptionError."""
+    return int(original * _parsed(choice)[1])
 
 
 def original_length(config: ModelConfig) -> int:

@@ -57,7 +57,16 @@ def fetched(hub: FakeHub) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["../../out.gguf", "/out.gguf", "a/../../../out.gguf", "a\\..\\out.gguf", "a//b.gguf"]
+    "name",
+    [
+        "../../out.gguf",
+        "/out.gguf",
+        "a/../../../out.gguf",
+        "a\\..\\out.gguf",
+        "a//b.gguf",
+        "C:/out.gguf",
+        "C:out.gguf",
+    ],
 )
 def test_paths_that_lead_out_of_the_repository(name: str, hub: FakeHub, cache: Path) -> None:
     """A mirror's list cannot have anything written beside the model's folder."""

@@ -11,9 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import RunningServer, running_server
 
+from edgellama.server.fields.chat_messages import MAX_MESSAGES, ordered_messages
 from edgellama.server.settings import ServerSettings
 
 USER = {"role": "user", "content": "Hello"}
@@ -243,3 +246,35 @@ def test_numbers_that_are_right_elsewhere(
             for fields in (field, same)
         ]
         assert told[0]["message"] == told[1]["message"]
+
+
+@given(st.lists(st.sampled_from("suat"), min_size=1, max_size=12))
+def test_each_message_of_the_system_has_its_place(kinds: str) -> None:
+    """In front before any reply, then behind the last word that is not the user's."""
+    roles = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+    said = [{"role": roles[kind], "content": str(i)} for i, kind in enumerate(kinds)]
+    expected: list[dict[str, Any]] = []
+    front: list[str] = []
+    for message in said:
+        if message["role"] != "system":
+            expected.append(dict(message))
+        elif not any(turn["role"] == "assistant" for turn in expected):
+            front.append(message["content"])
+        else:
+            place = len(expected)
+            while expected[place - 1]["role"] == "user":
+                place -= 1
+            if expected[place - 1]["role"] == "system":
+                expected[place - 1]["content"] += "\n\n" + message["content"]
+            else:
+                expected.insert(place, dict(message))
+    own = {"role": "system" if expected else "user", "content": "\n\n".join(front)}
+    assert ordered_messages(said) == ([own, *expected] if front else expected)
+
+
+def test_many_messages_of_the_system_are_ordered_in_one_pass() -> None:
+    """As many as a request may have: each is looked at once, whatever stands before it."""
+    said = [reply("Hi"), *[USER] * (MAX_MESSAGES // 2 - 1), *[NEWS] * (MAX_MESSAGES // 2)]
+    ordered = ordered_messages(said)
+    assert [turn["role"] for turn in ordered[:3]] == ["assistant", "system", "user"]
+    assert ordered[1]["content"].count("It rains.") == MAX_MESSAGES // 2

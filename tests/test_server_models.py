@@ -58,6 +58,21 @@ def shelf_of(
     )
 
 
+def test_a_context_is_as_long_as_scaled_positions_make_it(paths: dict[str, Path]) -> None:
+    """Told of a model before it is loaded, as it will be."""
+    for engine, factor in (({}, 1), ({"rope_scaling": "yarn:4"}, 4), ({"rope_scaling": "none"}, 1)):
+        catalogue = Catalogue(paths, only_given=True, aliases={})
+        shelf = ModelShelf(
+            catalogue,
+            engine=engine,
+            keep_alive_s=lambda model: 0.0,
+            available_bytes=lambda: None,
+        )
+        model = catalogue.find(None)
+        assert model.facts.context_length is not None
+        assert shelf.context_length(model) == factor * model.facts.context_length
+
+
 def test_a_model_is_loaded_once(paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """However many ask for it at the same time."""
 

@@ -12,8 +12,14 @@ import pytest
 from reference.thinking_model import ANSWER, THOUGHT, UNOPENED, write_thinking_model
 from server_harness import RunningServer, running_server, sse_events
 
+from edgellama.generation.results import Chunk, Generation, Statistics, TokenLogprob
+from edgellama.models.made import NO_PRESET
+from edgellama.server.answers.events import Ended, Piece
+from edgellama.server.fields.log_probabilities import text_logprobs
 from edgellama.server.fields.thinking import ThinkingWish, thinking_wish
-from edgellama.server.settings import ServerSettings
+from edgellama.server.openai_responses import ResponseObject, ResponseRequest
+from edgellama.server.response_stream import ResponseStream
+from edgellama.server.settings import Limits, ServerSettings
 
 ASKED = [{"role": "user", "content": "What is 2 + 2?"}]
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
@@ -233,6 +239,8 @@ def test_ollama_has_a_field_of_thinking(client: httpx.Client) -> None:
     assert (text["response"], text["thinking"]) == (ANSWER, THOUGHT)
     off = client.post("/api/generate", json={**asked, "think": False}).json()
     assert off["response"] == ANSWER and "thinking" not in off
+    by_option = client.post("/api/generate", json={**asked, "options": {"think": False}}).json()
+    assert by_option["response"] == ANSWER and "thinking" not in by_option
     raw = client.post("/api/generate", json={**asked, "raw": True, "think": False})
     assert raw.status_code == 200
     shown = client.post("/api/show", json={"model": "thinker"}).json()
@@ -313,6 +321,9 @@ def test_log_probabilities_are_those_of_the_answer(client: httpx.Client, model: 
     [
         (CHAT, {"reasoning": {"max_tokens": 0}}),
         (CHAT, {"thinking_budget_tokens": 0}),
+        (CHAT, {"thinking": {"type": "enabled", "budget_tokens": 0}}),
+        (CHAT, {"options": {"max_reasoning_tokens": 0}}),
+        (RESPONSES, {"thinking_budget_tokens": 0}),
         (CHAT, {"max_reasoning_tokens": 0, "reasoning_effort": "high"}),
         (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": 0}}),
         (RESPONSES, {"max_reasoning_tokens": 0}),
@@ -359,3 +370,25 @@ def test_the_page_goes_on_inside_thinking(client: httpx.Client) -> None:
     *_, end = page_events(client, conversation=name, parent=parent, goes_on=True)
     assert end["message"]["details"]["reasoning"].startswith("Easy")
     assert end["message"]["id"] == parent
+
+
+def test_thinking_behind_text_keeps_the_places_of_items() -> None:
+    """It is in the whole object alone, behind the message; its tokens are not the message's."""
+    request = ResponseRequest({"input": "Hi", "stream": True}, Limits(), NO_PRESET)
+    stream = ResponseStream(ResponseObject("m", request))
+    pieces = [Chunk("Hi", 1), Chunk("", 2, reasoning="hm", is_reasoning=True), Chunk(" there", 3)]
+    found = tuple(TokenLogprob(i, str(i), 0.0) for i in (1, 2, 3))
+    result = Generation(
+        "Hi there", (1, 2, 3), 1, "stop", Statistics(1, 1, 3, 0.0, 0.0, 0.0),
+        logprobs=found, reasoning="hm", reasoning_places=(1,),
+    )  # fmt: skip
+    assert text_logprobs(result) == [found[0], found[2]] and result.usage.reasoning_tokens == 1
+    told = b"".join(stream.event(Piece(0, piece)) for piece in pieces)
+    told += stream.event(Ended(0, result))
+    events = [event for _, event in sse_events(told.decode())]
+    assert {event["output_index"] for event in events if "output_index" in event} == {0}
+    done = [event["type"] for event in events if event["type"].endswith("item.done")]
+    added = [event["type"] for event in events if event["type"].endswith("item.added")]
+    assert len(done) == len(added) == 1
+    output = events[-1]["response"]["output"]
+    assert [item["type"] for item in output] == ["message", "reasoning"]

@@ -110,21 +110,22 @@ def test_what_a_response_was_made_from_is_listed(client: httpx.Client) -> None:
     result = {"type": "function_call_output", "call_id": "c1", "output": "x"}
     refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
     parts = [{"type": "input_text", "text": "hi"}, {"type": "input_text", "text": "ho"}]
-    said = [refusal, {"role": "user", "content": parts}, call, result]
+    said = [refusal, {"role": "user", "content": parts}, call, result, call]
     first = client.post(PATH, json=ask(input=said)).json()
     second = client.post(PATH, json=ask(previous_response_id=first["id"], input="more")).json()
     place = f"{PATH}/{second['id']}/input_items"
     page = client.get(place, params={"order": "asc"}).json()
     kinds = [item["type"] for item in page["data"]]
     assert kinds == [
-        *("message", "message", "function_call", "function_call_output", "message", "message"),
+        *("message", "message", "function_call", "function_call_output", "function_call"),
+        *("message", "message"),
     ]
     assert [item["content"][0]["text"] for item in page["data"] if "content" in item] == [
         *("no", "hi\nho", text_of(first), "more"),
     ]
     assert page["data"][2]["call_id"] == page["data"][3]["call_id"] == "c1"
     ids = [item["id"] for item in page["data"]]
-    assert len(set(ids)) == 6 and not page["has_more"] and page["last_id"] == ids[-1]
+    assert len(set(ids)) == 7 and not page["has_more"] and page["last_id"] == ids[-1]
     rest = client.get(place, params={"after": ids[4], "limit": 2}).json()
     assert [item["id"] for item in rest["data"]] == [ids[3], ids[2]] and rest["has_more"]
     for wrong in ({"order": "up"}, {"limit": "0"}, {"limit": "\u00b2"}, {"after": "x"}):

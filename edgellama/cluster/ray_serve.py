@@ -21,6 +21,7 @@ try:
     from starlette.responses import Response, StreamingResponse
 
     from edgellama.cluster.served_application import ServedApplication, plain_scope
+    from edgellama.server.application import plain_path
     from edgellama.server.connections.wire import json_response, read_body
     from edgellama.server.errors import RequestError, error_shape, too_busy
     from edgellama.server.security import Guard
@@ -154,7 +155,8 @@ class _Guarded(Response):
         self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._application(scope, receive, send)
+        plain = {**scope, "path": plain_path(scope["path"])}
+        await self._application(plain, receive, send)
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Front:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The answer of a replica, piece by piece as it comes."""
         request = Request(scope, receive)
-        path = request.url.path
+        path = scope["path"]
         try:
             body = await read_body(request, self._limits)
             key = affinity_key(request.headers, body, self._responses)
@@ -197,7 +199,7 @@ class Front:
             asked = _Asked(plain_scope(scope), with_seed(path, body, randrange(MOST_SEEDS)), key)
             answer, start = await self._begun(asked)
         except RequestError as error:
-            shape = error_shape(path)(error)
+            shape = error_shape(path, request.headers)(error)
             response: Response = json_response(shape, error.status, error.headers)
         else:
             response = StreamingResponse(self._passed_on(asked, answer, start), start["status"])

@@ -18,15 +18,17 @@ SCOPE_KEYS = (
     *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string"),
     *("root_path", "headers", "client", "server"),
 )
+OF_PAGES = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
+"""Headers by which browsers tell which page asks, and how."""
 
 
 def plain_scope(scope: Mapping[str, Any]) -> dict[str, Any]:
     """What of a request's scope can be sent, which is what the application reads.
 
-    Without its origin: which pages may call was decided where the request came in.
+    Without what tells of a page: which ones may call was decided where the request came in.
     """
     plain = {key: scope[key] for key in SCOPE_KEYS if key in scope}
-    headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"origin"]
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in OF_PAGES]
     return {**plain, "headers": headers}
 
 

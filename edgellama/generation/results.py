@@ -145,7 +145,8 @@ class Generation:
     ``choices``. It is None if the text was cut, or if the class refuses the text for a reason that
     its schema does not show; ``parse_error`` then says why. ``tool_calls`` are the calls in a
     reply; they are no part of ``text``. ``reasoning`` is the thinking of a model that thinks before
-    it answers, also no part of ``text``; it took ``reasoning_tokens`` of the tokens.
+    it answers, also no part of ``text``; it took ``reasoning_tokens`` of the tokens, those at
+    ``reasoning_places`` in ``tokens``.
 
     ``dropped_messages`` counts the conversation's messages that were left out to make room for this
     reply. ``statistics`` has counts and seconds. ``index`` is the number of the prompt in a batch.
@@ -174,7 +175,12 @@ class Generation:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     tool_calls: tuple[edgellama.ToolCall, ...] = ()
     reasoning: str = ""
-    reasoning_tokens: int = 0
+    reasoning_places: tuple[int, ...] = ()
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many of the tokens were thinking."""
+        return len(self.reasoning_places)
 
     @property
     def context_full(self) -> bool:

@@ -23,7 +23,8 @@ _LICENSE_KEYS = ("general.license", "general.license.name", "general.license.lin
 class ModelFacts:
     """A model in brief; None for what its file does not say. ``context_length`` is in tokens.
 
-    ``positions``: how they are scaled, None where they are not.
+    ``positions``: how they are scaled, None where they are not. ``original_length``: tokens that
+    positions were trained for before any scaling, None where that cannot be replaced.
     """
 
     title: str | None
@@ -33,12 +34,14 @@ class ModelFacts:
     context_length: int | None
     license: str | None
     positions: str | None = None
+    original_length: int | None = None
 
     @classmethod
     def of(cls, file: GGUFFile) -> ModelFacts:
         """The facts of an open file."""
         architecture = _text(file, "general.architecture")
         config = _config(file)
+        has_divisors = ROPE_FREQS in file.tensors
         said = _count(file, f"{architecture}.context_length")
         return cls(
             title=_text(file, "general.name"),
@@ -51,7 +54,8 @@ class ModelFacts:
             ),
             context_length=said if config is None else config.context_length,
             license=next(filter(None, (_text(file, key) for key in _LICENSE_KEYS)), None),
-            positions=None if config is None else _positions(config, ROPE_FREQS in file.tensors),
+            positions=None if config is None else _positions(config, has_divisors),
+            original_length=None if config is None or has_divisors else original_length(config),
         )
 
 

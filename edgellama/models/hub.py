@@ -127,7 +127,8 @@ def _gguf_files(hub: Any, repository: str) -> dict[str, HubFile]:
     }
     for name in found:
         parts = name.split("/")
-        if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(parts):
+        # A backslash and a colon lead elsewhere on Windows.
+        if not name.isprintable() or {*"\\:"} & {*name} or {"", ".", ".."} & {*parts}:
             raise DownloadError(
                 f"hf:{repository} lists a file {shown(name)}; allowed: paths within the repository"
             )

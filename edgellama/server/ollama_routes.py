@@ -111,7 +111,7 @@ async def chat(request: Request) -> Response:
         return await _load_or_unload(state, fields, as_message)
     options = preset_options(preset, options)
     options |= openai_tools(fields.tools, fields.tool_choice, None)
-    options |= thinking_wish(body).options
+    options |= thinking_wish({**fields.options, **body}).options
     hold_limits(options, state.settings.limits)
     messages = ordered_messages(preset_messages(preset, fields.messages))
     start = open_chat(messages, options, template=preset.template)
@@ -137,7 +137,7 @@ async def generate(request: Request) -> Response:
         asked = [*system, {"role": "user", "content": fields.prompt}]
         # A text that goes on has heard the preset's messages.
         messages = asked if fields.context else ordered_messages(preset_messages(preset, asked))
-        options |= thinking_wish(body).options
+        options |= thinking_wish({**fields.options, **body}).options
         start = open_chat(
             messages, options, template=preset.template, context=fields.context, prompt=prompt
         )

@@ -88,7 +88,7 @@ class ChatRequest:
             options["prediction"] = predicted_text(fields.prediction)
         if fields.chat_template_kwargs:
             options["template_variables"] = fields.chat_template_kwargs
-        thinking = thinking_wish(body)
+        thinking = thinking_wish({**fields.options, **body})
         options |= thinking.options
         hold_limits(options, limits)
         check_num_texts(fields.n, limits)

@@ -196,8 +196,11 @@ class ResponseObject:
         """Without any output yet."""
         return self._object("in_progress", [], None)
 
-    def ended(self, result: Generation) -> dict[str, Any]:
-        """With the whole text, which a stream has begun even where there are calls alone."""
+    def ended(self, result: Generation, *, is_thought_first: bool = True) -> dict[str, Any]:
+        """With the whole text, which a stream has begun even where there are calls alone.
+
+        ``is_thought_first``: False for a stream that has begun with the message.
+        """
         status = status_of(result)
         is_stream = self._request.fields.stream
         has_text = is_stream or result.text or not result.tool_calls
@@ -208,7 +211,9 @@ class ResponseObject:
             call_item(call.id, call.name, arguments_text(call), status)
             for call in result.tool_calls
         ]
-        return self._object(status, [*thought, *text, *calls], _usage(result))
+        said = [*text, *calls]
+        output = [*thought, *said] if is_thought_first else [*said, *thought]
+        return self._object(status, output, _usage(result))
 
     def failed(self, error: RequestError) -> dict[str, Any]:
         """With what went wrong."""

@@ -24,13 +24,21 @@ def items_of(response: str, messages: Sequence[Mapping[str, Any]]) -> list[Item]
     """
     found = [item for message in messages for item in _items(message)]
     suffix = response.removeprefix("resp_")
+    taken: set[str] = set()
     for number, item in enumerate(found):
-        if "id" not in item:
+        # Clients may send several calls with one id.
+        if item.get("id") is None or item["id"] in taken:
             item["id"] = f"{_PREFIXES[item['type']]}_{suffix}_{number}"
+        taken.add(item["id"])
     return found
 
 
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call_output": "fco"}
+_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+}
 
 
 def _items(message: Mapping[str, Any]) -> Iterator[Item]:

@@ -108,7 +108,9 @@ class ResponseStream(StreamWriter):
         return self._event("response.failed", response=self._response.failed(error))
 
     def _piece(self, chunk: Chunk) -> bytes:
-        thought = self._thinking.piece(chunk.reasoning) if chunk.reasoning else b""
+        # Behind the message's beginning thinking has no place in a stream, but in the whole object.
+        is_told = chunk.reasoning and self._message == "later"
+        thought = self._thinking.piece(chunk.reasoning) if is_told else b""
         text = self._told.text_of(chunk)
         if chunk.is_reasoning:
             self._waiting.clear()  # The tokens of what is thought have no place in the message.
@@ -149,7 +151,11 @@ class ResponseStream(StreamWriter):
             told += self._begin_call(index, call.id, call.name)
             told += self._of_call(f"{CALL}.delta", index, call.id, delta=text)
             told += self._end_call(index, call.id, call.name, text)
-        return told + self._event(f"response.{status}", response=self._response.ended(result))
+        return told + self._event(f"response.{status}", response=self._whole(result))
+
+    def _whole(self, result: Generation) -> dict[str, Any]:
+        """The response with its items in the places that the stream gave them."""
+        return self._response.ended(result, is_thought_first=self._thinking.is_begun)
 
     def _begin_message(self) -> bytes:
         """The message and the part that text goes to, behind what was thought."""
@@ -179,7 +185,7 @@ class ResponseStream(StreamWriter):
 
     @property
     def _index(self) -> int:
-        """The place of the message among all items."""
+        """The place of the message among all items; it stays, once the message has begun."""
         return int(self._thinking.is_begun)
 
     def _place_of(self, index: int) -> int:

@@ -172,7 +172,8 @@ def _check_site(headers: dict[str, str], path: str) -> None:
     if site in OTHER_SITES and "origin" not in headers and not is_link:
         raise RequestError(
             403,
-            "a page of another site asks; allowed: links to /, and pages on the --cors list",
+            "a page of another site asks; allowed: links to /, and calls (fetch) of pages on the "
+            "--cors list",
             code="origin_not_allowed",
         )
 

@@ -114,6 +114,16 @@ def scope_of(path: str, body: bytes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_a_scope_tells_nothing_of_pages() -> None:
+    """A replica knows no list of pages, and would refuse those that the front has let through."""
+    scope = scope_of("/v1/models", b"")
+    told = [(b"Origin", b"https://a.example"), (b"Sec-Fetch-Site", b"cross-site")]
+    plain = plain_scope(
+        {**scope, "headers": [*told, *scope["headers"], (b"sec-fetch-mode", b"cors")]}
+    )
+    assert plain["headers"] == scope["headers"] and "app" not in plain
+
+
 async def texts_of(application: ServedApplication, body: Any, most: int | None = None) -> bytes:
     """The bytes of an answer, or of its first ``most`` messages."""
     data = json.dumps(body).encode()

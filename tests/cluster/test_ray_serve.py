@@ -125,7 +125,8 @@ def test_who_may_call_is_decided_at_the_front(client: httpx.Client) -> None:
     for path, shape in ((CHAT, "error"), ("/v1/messages", "type"), ("/api/chat", "error")):
         refused = httpx.post(f"{client.base_url}{path}", content=huge)
         assert refused.status_code == 401 and shape in refused.json()
-    allowed = client.get("/v1/models", headers={"origin": "https://a.example"})
+    page = {"origin": "https://a.example", "sec-fetch-site": "cross-site"}
+    allowed = client.get("/v1/models", headers={**page, "sec-fetch-mode": "cors"})
     assert allowed.status_code == 200
     assert allowed.headers.get_list("access-control-allow-origin") == ["https://a.example"]
     foreign = client.get("/v1/models", headers={"origin": "https://b.example"})

@@ -216,7 +216,7 @@ class Decoding:
             parse_error=parse_error,
             tool_calls=calls,
             reasoning=words.reasoning,
-            reasoning_tokens=words.num_reasoning_tokens,
+            reasoning_places=tuple(words.reasoning_places),
         )
 
     def _room_for_draft(self) -> int:

@@ -60,7 +60,8 @@ class TextAssembly:
         self._splitter = None if calls is None else calls.splitter()
         self._reasoning = None if reasoning is None else reasoning.splitter()
         self._thoughts: list[str] = []
-        self.num_reasoning_tokens = self._num_parted = 0
+        self.reasoning_places: list[int] = []
+        self._num_parted = 0
         marks = () if calls is None else calls.marks(tokenizer).values()
         if reasoning is not None and reasoning.is_raw:
             marks = (*marks, *reasoning.marks.tokens)
@@ -77,6 +78,11 @@ class TextAssembly:
     def text(self) -> str:
         """All text that was given out."""
         return "".join(self._texts)
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """How many tokens were thinking so far."""
+        return len(self.reasoning_places)
 
     @property
     def is_thinking(self) -> bool:
@@ -169,9 +175,10 @@ class TextAssembly:
         self._num_parted += 1
         is_thinking = was_thinking or splitter.is_thinking
         if is_thinking:
-            is_first = not (self.num_reasoning_tokens or any(self._texts))
+            is_first = not (self.reasoning_places or any(self._texts))
             # What opens it may be several tokens.
-            self.num_reasoning_tokens += self._num_parted if is_first else 1
+            start = 0 if is_first else self._num_parted - 1
+            self.reasoning_places += range(start, self._num_parted)
         if parted.reasoning:
             self._thoughts.append(parted.reasoning)
         return parted.reasoning, parted.text, is_thinking

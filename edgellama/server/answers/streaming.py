@@ -1,7 +1,7 @@
 """Answers on their way to clients: as streams, or whole once all texts have ended.
 
-Streams say on a timer that they live. A client that leaves ends its work. The protocols decides
-what goes into an answer.
+Streams say on a timer that they live. A client that leaves ends its work. The protocols decide what
+goes into an answer.
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     if len(messages) > MAX_MESSAGES:
         given = f"messages are {len(messages)}"
         raise refused("messages", f"{given}; allowed: up to {MAX_MESSAGES}")
-    system: list[str] = []
-    turns: list[dict[str, Any]] = []
+    order = _Order()
     for number, message in enumerate(messages):
         role = message.get("role")
         place = f"messages[{number}]"
@@ -62,9 +61,10 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             raise refused(place, f"{place}.role is {shown(role)}; allowed: {allowed}")
         _check_keys(message, place)
         if role in SYSTEM_ROLES:
-            _add_system(system, turns, _text(message.get("content"), place))
+            order.add_system(_text(message.get("content"), place))
         else:
-            turns.append(_turn(message, role, place))
+            order.add_turn(_turn(message, role, place))
+    system, turns = order.system, order.turns()
     if turns and _is_empty_reply(turns[-1]):
         del turns[-1]
     if not (turns or system):
@@ -80,18 +80,40 @@ def system_in_front(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, 
     return [{"role": "system", "content": "\n\n".join(system)}, *turns] if system else turns
 
 
-def _add_system(system: list[str], turns: list[dict[str, Any]], text: str) -> None:
-    """Keep a system message where it belongs: in front, or between a reply and the user's."""
-    if not any(turn["role"] == "assistant" for turn in turns):
-        system.append(text)
-        return
-    place = len(turns)
-    while turns[place - 1]["role"] == "user":
-        place -= 1
-    if turns[place - 1]["role"] == "system":
-        turns[place - 1]["content"] += f"\n\n{text}"
-    else:
-        turns.insert(place, {"role": "system", "content": text})
+class _Order:
+    """Messages that come one by one, each kept where it belongs, in one step."""
+
+    def __init__(self) -> None:
+        self.system: list[str] = []
+        self._turns: list[dict[str, Any]] = []
+        self._asked: list[dict[str, Any]] = []
+        self._news: list[str] = []
+        self._has_reply = False
+
+    def add_turn(self, turn: dict[str, Any]) -> None:
+        """Keep a message of the user, the assistant or a tool."""
+        if turn["role"] == "user":
+            self._asked.append(turn)
+            return
+        self._end_round()
+        self._has_reply |= turn["role"] == "assistant"
+        self._turns.append(turn)
+
+    def add_system(self, text: str) -> None:
+        """Keep a message of the system: in front, or between a reply and what the user says."""
+        (self._news if self._has_reply else self.system).append(text)
+
+    def turns(self) -> list[dict[str, Any]]:
+        """All messages but those in front."""
+        self._end_round()
+        return self._turns
+
+    def _end_round(self) -> None:
+        """Put what the user has said since the last reply behind what the system has."""
+        if self._news:
+            self._turns.append({"role": "system", "content": "\n\n".join(self._news)})
+        self._turns += self._asked
+        self._news, self._asked = [], []
 
 
 def _check_keys(message: Mapping[str, Any], place: str) -> None:

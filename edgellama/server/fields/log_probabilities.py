@@ -36,8 +36,11 @@ def alternatives(number: int, param: str) -> int:
 
 
 def text_logprobs(result: Generation) -> Sequence[TokenLogprob] | None:
-    """Those of the tokens behind what was thought, if they were asked for."""
-    return None if result.logprobs is None else result.logprobs[result.reasoning_tokens :]
+    """Those of the tokens that were not thought, if they were asked for."""
+    if result.logprobs is None:
+        return None
+    thought = {*result.reasoning_places}
+    return [found for place, found in enumerate(result.logprobs) if place not in thought]
 
 
 def chat_logprobs(found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:

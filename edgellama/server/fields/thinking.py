@@ -58,7 +58,11 @@ def thinking_wish(body: Mapping[str, Any]) -> ThinkingWish:
     asked = next((word for word in words if word is not None), form)
     is_hidden = body.get("include_reasoning") is False
     is_hidden |= _of(body, "reasoning", "exclude") is True
-    limits = (_of(body, "reasoning", "max_tokens"), *(body.get(name) for name in THINKING_LIMITS))
+    limits = (
+        _of(body, "reasoning", "max_tokens"),
+        _of(body, "thinking", "budget_tokens"),
+        *(body.get(name) for name in THINKING_LIMITS),
+    )
     limit = next((number for each in limits if (number := thinking_limit(each)) is not None), None)
     return ThinkingWish(asked, not is_hidden, limit)
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from edgellama.quant.rope_choice import scaled_length
 from edgellama.server.errors import RequestError, too_busy
 from edgellama.server.models.catalogue import Catalogue, ServedModel
 from edgellama.server.settings import Opener
@@ -120,7 +121,12 @@ class ModelShelf:
         entry = self.loaded.get(model.name)
         if entry is not None:
             return entry.llama.context_length
-        return self._engine.get("context_length") or model.facts.context_length
+        if length := self._engine.get("context_length"):
+            return int(length)
+        choice, original = self._engine.get("rope_scaling"), model.facts.original_length
+        if choice is None or original is None:
+            return model.facts.context_length
+        return scaled_length(original, choice)
 
     async def unload(self, name: str | None) -> None:
         """Let go of a model once nobody uses it; nothing if it is not loaded."""
