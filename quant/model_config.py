@@ -136,8 +136,10 @@ class ModelConfig:
 
 
 _TO_LLAMA = Way(
-    'edgellama.convert.convert(OLD, NEW, type="copy") makes it a Llama\'s file without loss',
-    "make it a Llama's file without loss: edgellama convert OLD.gguf NEW.gguf --type copy",
+    'edgellama.convert.convert(OLD, NEW, type="copy") makes it a Llama\'s file without '
+    "quantizing again",
+    "make it a Llama's file without quantizing again: "
+    "edgellama convert OLD.gguf NEW.gguf --type copy",
 )
 
 

@@ -20,7 +20,12 @@ from edgellama.convert.adapter.lora_base import find_base
 from edgellama.convert.model.derived_tensors import PickedRows
 from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor
 from edgellama.engine.engine import Engine
-from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
+from edgellama.quant.errors import (
+    EdgellamaError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from edgellama.quant.gguf.file import GGUFFile
 
 TOLERANCE = 5e-5
@@ -88,7 +93,21 @@ def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None
     [
         (
             "qwen2",
-            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+            | {"layer_types": None},
+            UnsupportedModelError,
+            "sliding window in some layers",
+        ),
+        (
+            "qwen2",
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            UnsupportedModelError,
+            "sliding window in some layers",
+        ),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "max_window_layers": 1, "layer_types": None}
+            | {"sliding_window": None},
             UnsupportedModelError,
             "sliding window in some layers",
         ),
@@ -125,7 +144,7 @@ def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None
         ("smollm3", {"no_rope_layers": [0, 1, 1, 1, 1]}, ModelFileError, "or 0 for each 4th"),
         (
             "smollm3",
-            {"use_sliding_window": True, "sliding_window": 8},
+            {"use_sliding_window": True, "sliding_window": 8, "layer_types": None},
             UnsupportedModelError,
             "sliding window in some layers",
         ),
@@ -247,3 +266,54 @@ def test_settings_that_are_silent(golden: dict[str, Any], tmp_path: Path) -> Non
         assert file.metadata["llama.rope.freq_base"] == 1e5
         assert file.metadata["llama.context_length"] == 4096
         assert file.metadata["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-8)
+
+
+@pytest.mark.parametrize("name", ["granite", "minicpm", "phi3", "internlm2"])
+def test_names_of_wrappers_say_nothing(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    """What a framework has put around modules leaves each tensor what it is."""
+    folder = write_relative(tmp_path / name, name, golden)
+    convert(folder, tmp_path / "plain.gguf", type="f32")
+    wrapped = {}
+    for tensor, values in drawn(name, json.loads(str(golden[f"{name}/shapes"]))).items():
+        module, _, kind = tensor.rpartition(".")
+        wrapped[f"{module}.{'_orig_mod' if 'norm' in module else 'base_layer'}.{kind}"] = values
+    write_safetensors(folder / "model.safetensors", wrapped)
+    convert(folder, tmp_path / "wrapped.gguf", type="f32")
+    assert (tmp_path / "wrapped.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
+
+
+def test_architectures_that_are_no_names(golden: dict[str, Any], tmp_path: Path) -> None:
+    """They are passed over, and no reason to fail."""
+    named = {"architectures": [["x"], "GraniteForCausalLM"]}
+    folder = write_relative(tmp_path / "granite", "granite", golden, **named)
+    convert(folder, tmp_path / "model.gguf", type="f32")
+    with GGUFFile(tmp_path / "model.gguf") as file:
+        assert file.metadata["edgellama.source_architecture"] == "GraniteForCausalLM"
+
+
+def test_windows_that_no_layer_has(golden: dict[str, Any], tmp_path: Path) -> None:
+    """Where every layer says that it sees all, or the first with a window comes behind the last."""
+    kinds = {"layer_types": ["full_attention"] * 2, "max_window_layers": 0}
+    for number, changes in enumerate([kinds, {"layer_types": None, "max_window_layers": None}]):
+        own = {"use_sliding_window": True, "sliding_window": 8} | changes
+        folder = write_relative(tmp_path / f"qwen2-{number}", "qwen2", golden, **own)
+        convert(folder, tmp_path / f"{number}.gguf", type="f32")
+
+
+@pytest.mark.parametrize("name", ["internlm2", "phi3"])
+def test_missing_shards_are_named_by_the_checkpoints_names(
+    name: str, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also where the Llama's tensors have others."""
+    folder = write_relative(tmp_path / name, name, golden)
+    weights = drawn(name, json.loads(str(golden[f"{name}/shapes"])))
+    (folder / "model.safetensors").unlink()
+    first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    there = {tensor: values for tensor, values in weights.items() if ".layers.1." not in tensor}
+    write_safetensors(folder / first, there)
+    places = {tensor: first if tensor in there else second for tensor in weights}
+    index = json.dumps({"weight_map": places})
+    (folder / "model.safetensors.index.json").write_text(index, "utf-8")
+    with pytest.raises(ModelNotFoundError, match=second) as caught:
+        convert(folder, tmp_path / "model.gguf", type="f32")
+    assert any(tensor in str(caught.value) for tensor in weights)

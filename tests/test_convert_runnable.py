@@ -57,7 +57,13 @@ def test_metadata_that_contradicts(path: Path, assignment: str, message: str) ->
 
 @pytest.mark.parametrize(
     "assignment",
-    ["llama.context_length=1000", "llama.rope.freq_base=5e5", "llama.block_count=2", "a.b=1"],
+    [
+        "llama.context_length=1000",
+        "llama.rope.freq_base=5e5",
+        "llama.block_count=2",
+        "a.b=1",
+        "acme.vocab_size=5",
+    ],
 )
 def test_metadata_that_fits(path: Path, assignment: str) -> None:
     """What the tensors leave open may be chosen, and what they say may be repeated."""

@@ -56,6 +56,8 @@ def write_gguf(
             factors = np.array(rope[f"{length}_factor"], np.float32)
             writer.add_tensor(f"rope_factors_{length}.weight", factors)
     TinyVocabulary(config["vocab_size"]).write(writer, chat_template=None, add_bos=True)
+    for extra in config.get("extra", ()):
+        writer.add_tensor(extra, np.ones(4, np.float32))
     names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
     for tensor, values in drawn(name, json.loads(str(golden[f"{name}/shapes"]))).items():
         own = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
@@ -75,7 +77,9 @@ def write_gguf(
 def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     """The copy is a Llama with the logits of transformers."""
     path = write_gguf(tmp_path / "own.gguf", name, golden)
-    convert(path, tmp_path / "llama.gguf", type="copy")
+    report = convert(path, tmp_path / "llama.gguf", type="copy")
+    notes = [note for note in report.notes if "the context is 64 tokens" in note]
+    assert len(notes) == (name == "phi3-long")
     tokens = golden[f"{name}/tokens"].tolist()
     with GGUFFile(tmp_path / "llama.gguf") as file, Engine(file) as engine:
         assert file.metadata["general.architecture"] == "llama"
@@ -106,6 +110,13 @@ def test_what_to_do_is_said(golden: dict[str, Any], tmp_path: Path) -> None:
     with GGUFFile(path) as file, pytest.raises(UnsupportedModelError) as caught:
         Engine(file)
     assert "edgellama convert OLD.gguf NEW.gguf --type copy" in caught.value.in_terminal
+
+
+def test_a_tensor_without_a_place(golden: dict[str, Any], tmp_path: Path) -> None:
+    """A name of one word is told as what no Llama has."""
+    path = write_gguf(tmp_path / "own.gguf", "qwen2", golden, extra=["extra"])
+    with pytest.raises(ModelFileError, match=r"own\.gguf: tensor 'extra' is of no Llama"):
+        convert(path, tmp_path / "llama.gguf", type="copy")
 
 
 @pytest.mark.parametrize("changes", [{"num_key_value_heads": 3}, {"num_attention_heads": 16}])

@@ -41,7 +41,7 @@ class MultipliedTensor(SourceTensor):
 
     def __init__(self, tensor: SourceTensor, factor: float) -> None:
         """UnsupportedModelError for a tensor that is no weight."""
-        assert tensor.format
+        _ = tensor.format  # Raises for what is no weight.
         super().__init__(tensor.name, tensor.shape, FORMATS_BY_NAME["F32"])
         self._tensor, self._factor = tensor, np.float32(factor)
 

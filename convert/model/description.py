@@ -23,7 +23,7 @@ from edgellama.convert.model.family import (
 )
 from edgellama.convert.model.general import general_items
 from edgellama.convert.model.generation_config import FILE, end_token_items, sampling_items
-from edgellama.convert.model.gguf_relatives import llama_of_gguf
+from edgellama.convert.model.gguf_relatives import llama_of_gguf, shorter_context_notes
 from edgellama.convert.model.gguf_source import gguf_items
 from edgellama.convert.model.hparams import (
     HyperParameters,
@@ -130,12 +130,7 @@ def describe(
 
 def _context_notes(sizes: HyperParameters) -> tuple[str, ...]:
     """What the user should know of a context that is shorter than the model's."""
-    if sizes.scaling.longest is None:
-        return ()
-    return (
-        f"positions of longer texts are scaled in a way that GGUF has no keys for: the context is "
-        f"{sizes.context_length} tokens",
-    )
+    return () if sizes.scaling.longest is None else shorter_context_notes(sizes.context_length)
 
 
 def _meta_tie(config: Fields, layout: SourceLayout) -> OutputTie:
@@ -165,8 +160,8 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
             f"the split pattern {shown(pre)}: {checkpoint.path} has none; "
             "allowed: with byte-level BPE"
         )
-    keys, tensors = llama_of_gguf(str(checkpoint.path), items, checkpoint.tensors)
-    return ModelDescription(MappingProxyType(dict(keys)), tuple(tensors.values()))
+    keys, tensors, notes = llama_of_gguf(str(checkpoint.path), items, checkpoint.tensors)
+    return ModelDescription(MappingProxyType(dict(keys)), tuple(tensors.values()), notes)
 
 
 def _missing_pattern(path: Path, items: Mapping[str, MetadataItem]) -> str | None:

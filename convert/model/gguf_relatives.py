@@ -16,6 +16,7 @@ from edgellama.convert.model.derived_tensors import PickedRows
 from edgellama.convert.model.relatives import renamed_keys
 from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
 from edgellama.quant.config_keys import ConfigKeys
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import CONVERTIBLE
@@ -28,14 +29,17 @@ _CONTEXT, _ORIGINAL = "context_length", "rope.scaling.original_context_length"
 _SCALING = "rope.scaling.type"
 
 
-def llama_of_gguf(source: str, items: Items, tensors: Tensors) -> tuple[Items, Tensors]:
+def llama_of_gguf(
+    source: str, items: Items, tensors: Tensors
+) -> tuple[Items, Tensors, tuple[str, ...]]:
     """The keys and tensors of a Llama; those given, unless the architecture is another.
 
+    With notes of what the user should know of them.
     ModelFileError for sizes that contradict the tensors.
     """
     keys = ConfigKeys(MappingProxyType({key: item.value for key, item in items.items()}))
     if keys.architecture not in CONVERTIBLE:
-        return items, tensors
+        return items, tensors, ()
     try:
         found = _in_order(keys, tensors)
     except ModelFileError as error:
@@ -43,13 +47,23 @@ def llama_of_gguf(source: str, items: Items, tensors: Tensors) -> tuple[Items, T
     except (ValueError, IndexError) as error:
         raise ModelFileError(f"{source}: {error}; needed: what its sizes say") from None
     own = dict(items)
+    notes: tuple[str, ...] = ()
     if _SHORT in tensors:
         # Beyond the original length all positions have the long factors.
         original = keys.integer(_ORIGINAL, keys.integer(_CONTEXT))
         shorter = min(original, keys.integer(_CONTEXT))
+        notes = shorter_context_notes(shorter) if shorter < keys.integer(_CONTEXT) else ()
         own[f"{keys.architecture}.{_CONTEXT}"] = metadata.unsigned(shorter)
         own.pop(f"{keys.architecture}.{_SCALING}", None)
-    return renamed_keys(own, "llama", of=keys.architecture), found
+    return renamed_keys(own, "llama", of=keys.architecture), found, notes
+
+
+def shorter_context_notes(length: int) -> tuple[str, ...]:
+    """What the user should know of a context that is shorter than the model's."""
+    return (
+        "positions of longer texts are scaled in a way that GGUF has no keys for: the context is "
+        f"{length} tokens",
+    )
 
 
 def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
@@ -61,6 +75,9 @@ def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
     rows = {"attn_q": heads * size, "attn_k": shared * size, "attn_v": shared * size}
     found: dict[str, SourceTensor] = {}
     for name, tensor in tensors.items():
+        if "." not in name:
+            needed = "names such as blk.0.attn_q.weight"
+            raise ModelFileError(f"tensor {shown(name)} is of no Llama; needed: {needed}")
         match = _LAYER.fullmatch(name)
         parts = {name: tensor}
         if match is not None and match[2] == "attn_qkv":

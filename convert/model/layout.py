@@ -130,6 +130,8 @@ class SourceLayout:
         """The error for tensors that are not there, under the source's own names for them."""
         names = [source_name(name, self._source_kind) for name in missing]
         places = {name: file for name in names if (file := self._place(name)) is not None}
+        if own := self._names_of_another:
+            names, places = own, {name: self._absent[name] for name in own}
         gone = sorted({file.name for file in places.values() if not file.is_file()})
         if gone:
             return ModelNotFoundError(
@@ -148,6 +150,14 @@ class SourceLayout:
             )
             return ModelFileError(f"{self.source}: {_listed(names)} missing{note}")
         return ModelFileError(f"{self.source}: {_listed(names)} missing{note}; needed: all of them")
+
+    @property
+    def _names_of_another(self) -> list[str]:
+        """What the index lacks by the names of an architecture that this one's are made of."""
+        modules = {name: name.rpartition(".")[0] for name in self._absent if name.isprintable()}
+        named = {name: module for name, module in modules.items() if module and not is_buffer(name)}
+        places = (parse_name(f"{module}.weight", self._source_kind) for module in named.values())
+        return list(named) if None in places else []
 
     def _place(self, name: str) -> Path | None:
         """The file that should hold a tensor, or the parts that it is quantized to."""

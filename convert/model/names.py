@@ -74,6 +74,11 @@ class TensorName:
         return f"{prefix}{self.part}.{self.kind}"
 
 
+def without_inner_wrappers(name: str) -> str:
+    """A source's name without what frameworks have put around modules inside the model."""
+    return _INNER_WRAPPER.sub("", name)
+
+
 def is_buffer(name: str) -> bool:
     """Whether a source's tensor is one that no model needs."""
     return _BUFFER.fullmatch(name) is not None
@@ -85,7 +90,7 @@ def parse_name(name: str, source_kind: str) -> TensorName | None:
     ``source_kind``: "hugging_face" (with or without the leading ``model.``) or "meta". Names of
     wrappers, such as torch.compile's ``_orig_mod.``, say nothing.
     """
-    plain = _INNER_WRAPPER.sub("", name)
+    plain = without_inner_wrappers(name)
     outer = _OUTER_WRAPPER.match(plain)
     match = _NAME.fullmatch(plain[outer.end() :] if outer else plain)
     if match is None:

@@ -18,6 +18,7 @@ from edgellama.convert.model.multipliers import (
     multiplied,
     multiplied_settings,
 )
+from edgellama.convert.model.names import without_inner_wrappers
 from edgellama.convert.model.packed_matrices import granite4_apart, internlm2_apart, phi3_apart
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
@@ -27,6 +28,7 @@ from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.model_config import UNROTATED_STEPS
 
 SMOLLM3 = "smollm3"
+SLIDING = "sliding_attention"
 SOURCE_KEY = "edgellama.source_architecture"
 """Says of a file whose matrices are not the checkpoint's, what that was."""
 
@@ -85,19 +87,24 @@ class Relative:
 
     def items(self, config: Fields) -> dict[str, MetadataItem]:
         """The key that tells adapters' converter whose matrices these are not."""
-        name = next(name for name in config.items("architectures") if name in RELATIVES)
-        return {SOURCE_KEY: metadata.text(str(name))} if self.has_other_matrices else {}
+        name = next(name for name in _architectures(config) if name in RELATIVES)
+        return {SOURCE_KEY: metadata.text(name)} if self.has_other_matrices else {}
 
     def llama_tensors(self, tensors: Tensors, config: Fields) -> Tensors:
         """The tensors of the Llama, by Hugging Face's names. Raises ModelFileError."""
-        return self.rewritten(tensors, self.own_config(config))
+        plain = {without_inner_wrappers(name): tensor for name, tensor in tensors.items()}
+        # Where two names are one, the layout tells of them.
+        named = plain if len(plain) == len(tensors) else tensors
+        return self.rewritten(named, self.own_config(config))
 
 
 def _whole_attention(config: Fields) -> Settings:
     """Windows are for some layers of Qwen 2 and SmolLM 3, and off in what is published."""
-    has_window = config.flag("use_sliding_window", False) and config.has("sliding_window")
+    layers, kinds = config.size("num_hidden_layers"), config.items("layer_types")
     first = config.values.get("max_window_layers", 0)
-    if has_window and isinstance(first, int) and first < config.size("num_hidden_layers"):
+    has_window = config.flag("use_sliding_window", False) and config.has("sliding_window")
+    has_window &= isinstance(first, int) and first < layers
+    if (SLIDING in kinds) if kinds else has_window:
         raise UnsupportedModelError(
             f"{config.source}: a sliding window in some layers cannot be converted; supported: "
             "none, or one in all layers"
@@ -153,7 +160,13 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         "InternLM3ForCausalLM": Relative("InternLM 3"),
         "SeedOssForCausalLM": Relative("Seed-OSS", defaults={"head_dim": 128}),
         "Qwen2ForCausalLM": Relative(
-            "Qwen 2 and 2.5", defaults={"max_position_embeddings": 32768}, settings=_whole_attention
+            "Qwen 2 and 2.5",
+            defaults={
+                "max_position_embeddings": 32768,
+                "sliding_window": 4096,
+                "max_window_layers": 28,
+            },
+            settings=_whole_attention,
         ),
         "Ernie4_5ForCausalLM": Relative(
             "ERNIE 4.5 without experts",
@@ -240,5 +253,8 @@ def plain_config(config: Fields) -> Fields:
 
 def find_relative(config: Fields) -> Relative | None:
     """How config.json's architecture is a Llama; None for a Llama itself, and for what is none."""
-    architectures = (name for name in config.items("architectures") if isinstance(name, str))
-    return next((RELATIVES[name] for name in architectures if name in RELATIVES), None)
+    return next((RELATIVES[name] for name in _architectures(config) if name in RELATIVES), None)
+
+
+def _architectures(config: Fields) -> list[str]:
+    return [name for name in config.items("architectures") if isinstance(name, str)]

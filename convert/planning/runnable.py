@@ -13,6 +13,7 @@ from gguf import GGUFValueType
 
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.errors import (
     EdgellamaError,
     InvalidOptionError,
@@ -79,8 +80,10 @@ def check_runnable(
 
 def _check_sizes(config: ModelConfig, metadata: Metadata, changed: Collection[str]) -> None:
     """InvalidOptionError for a size that is not that of the tensors."""
+    values = {key: item.value for key, item in metadata.items()}
+    prefix = f"{ConfigKeys(values).architecture}."
     for key in changed:
-        name = _SIZES.get(key.partition(".")[2])
+        name = _SIZES.get(key.removeprefix(prefix)) if key.startswith(prefix) else None
         if name is not None and metadata[key].value != getattr(config, name):
             raise InvalidOptionError(
                 f"metadata {key}={metadata[key].value}; "
