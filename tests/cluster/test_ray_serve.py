@@ -113,7 +113,8 @@ def test_protocols_streams_and_errors_come_through(client: httpx.Client) -> None
     assert "".join(delta.get("content") or "" for delta in deltas) == whole
     assert events[-2] == "data: [DONE]"
     assert ask(client, "Hi", temperature=-1).status_code == 400
-    assert client.post("/v1/messages", content=b"{").json()["type"] == "error"
+    for path in ("/v1/messages", "/v1//messages/"):
+        assert client.post(path, content=b"{").json()["type"] == "error"
     assert client.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
     huge = client.post(CHAT, content=b"x" * 21_000_000)
     assert huge.status_code == 413 and "allowed" in huge.text
