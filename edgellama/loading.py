@@ -95,10 +95,10 @@ def load_model(
         file.close()
         raise
     memory = MemoryNeed(engine.config, types, file.file_bytes, available_bytes)
-    if context_length is None:
-        context_length = memory.fitting_context_length()
     if attention.mode != "cuda":  # Else keys and values lie on the card.
         memory.warn(context_length)
+    if context_length is None:
+        context_length = memory.fitting_context_length()
     _log_load(file, engine, str(types), context_length, time.perf_counter() - started)
     return LoadedModel(file, tokenizer, engine, context_length, str(types))
 

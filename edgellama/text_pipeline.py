@@ -88,7 +88,8 @@ def pipeline(
     """
     if task != TASK:
         raise InvalidOptionError(f"the task is {shown(task)}; allowed: {TASK!r}")
-    given = options.pop("model_kwargs", None) or {}
+    given = options.pop("model_kwargs", None)
+    given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise InvalidOptionError(f"model_kwargs is {shown(given)}; allowed: arguments by name")
     arguments = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
@@ -205,12 +206,10 @@ class TextGenerationPipeline:
         if isinstance(item, str):
             return {"generated_text": item + text}
         messages = list(item)
-        if request.continues(item):
-            last = messages.pop()
-            messages.append({"role": last["role"], "content": last["content"] + text})
-        else:
-            thought = {"reasoning": result.reasoning} if result.reasoning else {}
-            messages.append({"role": "assistant", "content": text, **thought})
+        last = messages.pop() if request.continues(item) else {"role": "assistant", "content": ""}
+        reasoning = (last.get("reasoning") or "") + result.reasoning
+        thought = {"reasoning": reasoning} if reasoning else {}
+        messages.append({"role": last["role"], "content": last["content"] + text, **thought})
         return {"generated_text": messages}
 
 
@@ -244,7 +243,7 @@ class _Request:
         ours = {OUR_NAMES[name]: said[name] for name in OUR_NAMES if name in said}
         seed = ours.pop("seed", None)
         count = whole_number("num_return_sequences", said.get("num_return_sequences", 1), 1)
-        if not said.get("do_sample", True):
+        if not is_true("do_sample", said.get("do_sample", True)):
             ours["temperature"] = 0
             if count > 1:
                 raise InvalidOptionError(
@@ -280,6 +279,8 @@ def _wanted(said: Mapping[str, Any]) -> str:
     names = [name for name in ("return_full_text", "return_text", "return_tensors") if name in said]
     if len(names) > 1:
         raise InvalidOptionError(f"{' and '.join(names)} are given; allowed: one of them")
+    for name in names:
+        is_true(name, said[name])
     if said.get("return_tensors"):
         return "tokens"
     return "full text" if said.get("return_full_text", True) else "new text"

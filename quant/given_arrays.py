@@ -49,9 +49,11 @@ def given_index(value: object) -> int | None:
     """A whole number as Python's, of an array's single number too; None for anything else."""
     if isinstance(value, (bool, np.bool_)):
         return None
-    if getattr(value, "shape", ()) not in ((), (1,)):
+    shape = getattr(value, "shape", ())
+    if shape not in ((), (1,)):
         return None
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        single: Any = value[0] if shape == (1,) else value  # type: ignore[index]
+        return operator.index(single)
     except (TypeError, ValueError, RuntimeError):
         return None

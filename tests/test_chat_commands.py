@@ -75,6 +75,15 @@ def test_help_names_every_command(chat: Chat) -> None:
     assert max(map(len, text.splitlines())) < 80
 
 
+def test_thinking_is_set_back_to_the_default(chat: Chat) -> None:
+    """As an unknown word tells, with all other words that there are."""
+    assert run_command(chat, "/think off") == "thinking is off, and shown"
+    with pytest.raises(InvalidOptionError, match=r"'maybe'; allowed: .* show, hide or default"):
+        run_command(chat, "/think maybe")
+    assert run_command(chat, "/think default") == "thinking is auto, and shown"
+    assert "reasoning" not in chat.given
+
+
 @pytest.mark.parametrize("name", ["/bye", "/exit", "/quit"])
 def test_leaving(chat: Chat, name: str) -> None:
     """Each of the names ends the chat."""

@@ -39,8 +39,9 @@ def test_thinking_never_goes_into_a_pipe(run_cli: CliRunner, thinker: Path) -> N
     assert THOUGHT not in plain.stderr
     found = json.loads(run_cli("generate", thinker, *ASKED, "--json").stdout)
     assert (found["text"], found["reasoning"]) == (ANSWER, THOUGHT)
+    assert 0 < found["reasoning_tokens"] < len(found["tokens"])
     quick = json.loads(run_cli("generate", thinker, *ASKED, "--json", "--no-think").stdout)
-    assert quick["text"] == ANSWER and "reasoning" not in quick
+    assert quick["text"] == ANSWER and not {"reasoning", "reasoning_tokens"} & {*quick}
     limited = json.loads(
         run_cli("generate", thinker, *ASKED, "--json", "--max-thinking", "1").stdout
     )

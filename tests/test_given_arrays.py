@@ -148,3 +148,5 @@ def test_what_is_no_array_is_none() -> None:
     assert all(given_array(each) is None for each in ([1], "a", b"a", memoryview(b"a"), Tensor, 5))
     assert [given_index(each) for each in (True, np.True_, 1.0, "1", None)] == [None] * 5
     assert [given_index(each) for each in (7, np.uint8(7), np.array(7), Tensor(7))] == [7] * 4
+    assert given_index(np.array([7])) == 7
+    assert [given_index(np.array(each)) for each in ([True], [1.0], [1, 2])] == [None] * 3

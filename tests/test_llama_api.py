@@ -401,7 +401,7 @@ def test_what_does_not_fit_is_said_when_a_model_is_loaded(
 ) -> None:
     """A full context beyond the free memory, with one that fits; weights beyond it, without."""
 
-    def said(weights_bytes: int, length: int, available_bytes: int | None) -> str:
+    def said(weights_bytes: int, length: int | None, available_bytes: int | None) -> str:
         caplog.clear()
         MemoryNeed(LONG, KVTypes.of("f16"), weights_bytes, available_bytes).warn(length)
         return caplog.text
@@ -413,6 +413,8 @@ def test_what_does_not_fit_is_said_when_a_model_is_loaded(
     assert said(4 << 30, fitting, 8 << 30) == "" != said(4 << 30, fitting + 512, 8 << 30)
     text = said(40 << 30, 512, 800 << 20)
     assert "the model takes 43.0 GB even with a context of 512 tokens, and 839 MB of" in text
+    assert said(40 << 30, None, 800 << 20) == text
+    assert said(4 << 30, None, 8 << 30) == ""
 
 
 def test_a_result_tells_the_memory_of_its_text(make_file: MakeFile) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import edgellama
+from edgellama.generation.results import Generation, Statistics
 from edgellama.llama import Llama
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 from edgellama.text_pipeline import TextGenerationPipeline
@@ -117,3 +118,16 @@ def test_what_cannot_be_made_is_refused() -> None:
         edgellama.pipeline(model="smollm2", tokenizer=object())
     with pytest.raises(ModelNotFoundError, match="pull"):
         edgellama.pipeline(model="nobody/no-such-model")
+
+
+def test_a_message_that_is_carried_on_keeps_its_thinking(
+    pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had thought comes before what was thought now."""
+    figures = Statistics(3, 3, 0, 0.1, 0.0, 0.1)
+    result = Generation("ur.", (1,), 3, "stop", figures, reasoning=" two.")
+    monkeypatch.setattr(Llama, "generate_batch", lambda *_, **__: [result])
+    begun = {"role": "assistant", "content": "Fo", "reasoning": "Two and"}
+    (record,) = pipe([*CHAT, begun])
+    said = {"role": "assistant", "content": "Four.", "reasoning": "Two and two."}
+    assert record["generated_text"] == [*CHAT, said]

@@ -175,3 +175,10 @@ def checked_scale(name: str, scale: object) -> float:
 NO_ADAPTERS = AdapterSet({})
 _WORDS = (ADDED_WEIGHTS, ADDED_ROW_BYTES, ADDED_FORMAT, ADDED_RANK, ADDED_ROWS, ADDED_STRIDE)
 assert tuple(range(0, ADDED_BYTES, 8)) == _WORDS
+
+
+def has_adapters(given: object) -> bool:
+    """Whether there are any; what is no dictionary counts, so that whoever looks refuses it."""
+    if isinstance(given, (Mapping, AdapterSet)):
+        return bool(given)
+    return given is not None

@@ -65,11 +65,15 @@ class MemoryNeed:
         )
         return capped
 
-    def warn(self, length: int) -> None:
-        """Say in the log where a full context of ``length`` tokens would not fit, and what does."""
+    def warn(self, length: int | None) -> None:
+        """Say in the log where a full context of ``length`` tokens would not fit, and what does.
+
+        None: nobody asked for a length, and only weights that are too large are told of.
+        """
         if self.available_bytes is None:
             return
-        kv_bytes, beside = self._kv_bytes(length), self.weights_bytes + PROCESS_BYTES
+        beside = self.weights_bytes + PROCESS_BYTES
+        kv_bytes = self._kv_bytes(SMALLEST_LENGTH if length is None else length)
         if beside + kv_bytes <= self.available_bytes:
             return
         free = _readable(self.available_bytes)

@@ -7,6 +7,7 @@ with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
+from functools import cached_property
 
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
@@ -129,8 +130,12 @@ class LocalEngine(TextEngine):
         runner = self._machine.runner
         if runner is None:
             return False
-        wanted = runner.kernels(self.pool().layout, runner.kinds.of_guesses())
-        return not self._machine.kernels.are_coming({kernel.name for kernel in wanted})
+        return not self._machine.kernels.are_coming(self._guess_kernels)
+
+    @cached_property
+    def _guess_kernels(self) -> set[str]:
+        """Names of the kernels that check guesses; they depend on nothing that changes."""
+        return self._kernels_of(self._machine.open().kinds.of_guesses())
 
     def _use_cards(
         self,

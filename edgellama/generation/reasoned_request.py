@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def reasoned_request(request: Request, expected: ExpectedReasoning) -> Request:
     """The request of a text that may begin with thinking; its form begins behind that.
 
-    Where that cannot be told token by token, a form of the whole text is kept to, and nothing is
-    told apart.
+    Where that cannot be told token by token, a form of the whole text is kept to. Nothing is told
+    apart then, unless the form is that of calls of tools, whose text may still be thinking.
     """
     form, marks = request.answer, expected.marks
     if form is None or expected.is_raw:

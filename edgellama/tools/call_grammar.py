@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from edgellama.constraints.answer_form import AnswerForm
-from edgellama.constraints.json_schema import compiled_schema
+from edgellama.constraints.json_schema import compiled_schema, json_copy
 from edgellama.constraints.keywords import OWN_EXTENSION
 from edgellama.constraints.lark_texts import escaped_pattern, literal
 from edgellama.constraints.loosening import loosened
@@ -27,6 +28,7 @@ from edgellama.tools.tool import Tool
 MAX_PARALLEL_CALLS = 16
 """In one reply: small models that have begun to call do not end by themselves."""
 _MORE = f"{{0,{MAX_PARALLEL_CALLS - 1}}}"
+MAX_KEPT_SCHEMAS = 128
 _ANSWER = "answer"
 _OPEN = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 
@@ -218,8 +220,8 @@ def _either(form: CallForm, tools: Sequence[Tool], answer: Mapping[str, Any]) ->
 
 def _checked_schema(tool: Tool) -> dict[str, Any]:
     try:
-        wanted = tool.parameters if tool.strict else loosened(tool.parameters)
-        schema: dict[str, Any] = json.loads(compiled_schema(wanted))
+        given = json.dumps(json_copy(tool.parameters))
+        schema: dict[str, Any] = json.loads(_compiled(given, is_strict=tool.strict))
     except ConstraintError as error:
         raise ConstraintError(f"the tool {tool.name}: {error.what}", way=error.way) from None
     schema.setdefault("properties", {})
@@ -231,3 +233,10 @@ def _checked_schema(tool: Tool) -> dict[str, Any]:
                 inner["properties"].setdefault(name, {})
             inner["additionalProperties"] = False
     return schema
+
+
+@lru_cache(maxsize=MAX_KEPT_SCHEMAS)
+def _compiled(given: str, *, is_strict: bool) -> str:
+    """What a schema in JSON becomes; the same tools are given with each message of a chat."""
+    schema = json.loads(given)
+    return compiled_schema(schema if is_strict else loosened(schema))

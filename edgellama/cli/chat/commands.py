@@ -15,6 +15,7 @@ from typing import Any
 from edgellama.cli.chat.chat import Chat
 from edgellama.cli.chat.settings import (
     DEFAULT,
+    REASONING_WORDS,
     option_name,
     option_rows,
     option_value,
@@ -180,10 +181,20 @@ def _model(chat: Chat, argument: str) -> str:
 def _think(chat: Chat, argument: str) -> str:
     if argument in ("show", "hide"):
         chat.hides_thinking = argument == "hide"
+    elif argument == DEFAULT:
+        chat.set_options({name: v for name, v in chat.given.items() if name != "reasoning"})
     elif argument:
-        chat.set_options({**chat.given, "reasoning": option_value("reasoning", argument)})
-    shown = "hidden" if chat.hides_thinking else "shown"
-    return f"thinking is {option_rows(_options(chat))['reasoning']}, and {shown}"
+        chat.set_options({**chat.given, "reasoning": _wish(argument)})
+    seen = "hidden" if chat.hides_thinking else "shown"
+    return f"thinking is {option_rows(_options(chat))['reasoning']}, and {seen}"
+
+
+def _wish(argument: str) -> object:
+    try:
+        return option_value("reasoning", argument)
+    except InvalidOptionError:
+        allowed = f"{REASONING_WORDS}, raw, show, hide or {DEFAULT}"
+        raise InvalidOptionError(f"/think {shown(argument)}; allowed: {allowed}") from None
 
 
 def _clear(chat: Chat, argument: str) -> str:
@@ -277,7 +288,7 @@ COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         ),
         "/show": SlashCommand("TOPIC", "Show model, options, template or memory.", _show),
         "/system": SlashCommand(
-            "TEXT", "Set the system prompt (none for none), or show it.", _system
+            "TEXT", "Set the system prompt (none removes it), or show it.", _system
         ),
         "/think": SlashCommand(
             "WHAT", "Let the model think (on, off, auto), or show or hide it.", _think

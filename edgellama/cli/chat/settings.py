@@ -42,6 +42,7 @@ def _written_texts(texts: str | Sequence[str] | None) -> str:
 
 _REASONING = {"on": True, "off": False, "auto": "auto", "split": "split", "raw": "raw"}
 """Whether a model thinks before it answers, in words."""
+REASONING_WORDS = "on, off, auto, split"
 
 
 def _reasoning(text: str) -> object:
@@ -63,7 +64,7 @@ OTHER_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
         "a whole number or none",
     ),
     "timeout": (lambda text: None if text == NONE else float(text), "seconds or none"),
-    "reasoning": (_reasoning, "on, off, auto, split or raw"),
+    "reasoning": (_reasoning, f"{REASONING_WORDS} or raw"),
     "stop": _TEXTS,
     "banned": _TEXTS,
 }

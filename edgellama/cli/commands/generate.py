@@ -193,6 +193,7 @@ def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
         "tokens": list(result.tokens),
         "prompt_tokens": result.prompt_tokens,
         "cached_tokens": result.usage.cached_tokens,
+        **({"reasoning_tokens": result.reasoning_tokens} if result.reasoning_tokens else {}),
         "finish_reason": result.finish_reason,
         "matched_stop": result.matched_stop,
         **({} if result.parsed is None else {"parsed": result.parsed}),

@@ -30,7 +30,7 @@ class AttentionChoice:
     def __post_init__(self) -> None:
         """InvalidOptionError for what cannot be."""
         modes = get_args(AttentionMode)
-        if self.mode not in modes:
+        if not isinstance(self.mode, str) or self.mode not in modes:
             allowed = ", ".join(modes)
             raise InvalidOptionError(f"attention is {shown(self.mode)}; allowed: {allowed}")
         for name in ("gpu", "gpu_memory"):

@@ -46,6 +46,7 @@ def text_line(line_id: object, result: Generation) -> dict[str, Any]:
         "usage": {
             "prompt_tokens": result.prompt_tokens,
             "completion_tokens": num_tokens,
+            **({"reasoning_tokens": result.reasoning_tokens} if result.reasoning_tokens else {}),
             "total_tokens": result.prompt_tokens + num_tokens,
         },
     }

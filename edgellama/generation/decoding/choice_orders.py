@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgellama.sampling.choice_order import UNCHOSEN, ChoiceOrder, Rule, SamplerPlan, as_rule
+from edgellama.sampling.logprobs import TokenShare, row_width
 
 if TYPE_CHECKING:
     from edgellama.generation.text_request import Request
     from edgellama.sampling.constraint import Constraint
-    from edgellama.sampling.filters import Mask
+    from edgellama.sampling.filters import Logits, Mask
     from edgellama.sampling.sampler import Sampler
 
 _NUMBERS = itertools.count(1)
@@ -77,6 +78,19 @@ class ChoiceOrders:
         chances = iter(self._sampler.chance.ahead(sum(sizes)))
         rows = tuple(tuple(itertools.islice(chances, each)) for each in sizes)
         return ChoiceOrder(self._plan, rows, self._breaking, tuple(rules))
+
+    def chosen(self, row: Logits, vocab_size: int) -> int | TokenShare | None:
+        """The token of a row that came back, with log-probabilities if they were asked for.
+
+        None if no token could follow. Behind a prompt whose log-probabilities are told, rows are as
+        long as these may be.
+        """
+        if row[0] == UNCHOSEN:
+            return None
+        num_alternatives = self._plan.num_alternatives
+        if num_alternatives is None:
+            return int(row[0])
+        return TokenShare.from_row(row[: row_width(num_alternatives, vocab_size)])
 
     def taken(self) -> None:
         """Use up the chances of a token that was chosen."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgellama.engine.adapter_set import NO_ADAPTERS
+from edgellama.engine.adapter_set import NO_ADAPTERS, has_adapters
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.generation.decoding.constraining import parsed_answer
 from edgellama.generation.decoding.decoding_clock import DecodingClock
@@ -56,7 +56,9 @@ class Decoding:
         self.cancel = cancel
         self._request = request
         self._adapters = (
-            engine.adapters.adapter_set(request.adapters) if request.adapters else NO_ADAPTERS
+            engine.adapters.adapter_set(request.adapters)
+            if has_adapters(request.adapters)
+            else NO_ADAPTERS
         )
         self._choice = TokenChoice(engine, tokenizer, request)
         self._end = TextEnd(request.max_tokens, cache.context_length, cancel)

@@ -56,7 +56,6 @@ class TokenChoice:
             if is_orderable(request):
                 self._orders = ChoiceOrders(request, self._sampler, own_ends, bias, breaks)
         self._vocab_size = engine.config.vocab_size
-        self._num_alternatives = request.logprobs
         self._refused = RefusedTokens()
         self._logprobs: TextLogprobs | None = None
         if request.logprobs is not None:
@@ -143,15 +142,11 @@ class TokenChoice:
 
     def _ordered(self, orders: ChoiceOrders, row: Logits, place: int) -> int | None:
         """The token of a row that was chosen far from here; its chances are used up with it."""
-        from edgellama.sampling.choice_order import UNCHOSEN
-        from edgellama.sampling.logprobs import TokenShare, row_width
-
-        if row[0] == UNCHOSEN:
+        chosen = orders.chosen(row, self._vocab_size)
+        if chosen is None:
             return None
-        # Behind a prompt whose log-probabilities are told, rows are as long as these may be.
-        width = row_width(self._num_alternatives, self._vocab_size)
-        found = None if self._logprobs is None else TokenShare.from_row(row[:width])
-        token = int(row[0]) if found is None else found.token
+        found = None if isinstance(chosen, int) else chosen
+        token = chosen if isinstance(chosen, int) else chosen.token
         forced = () if self._constraint is None else self._constraint.forced()
         if not forced or self.is_refused(place, forced[0]):
             orders.taken()

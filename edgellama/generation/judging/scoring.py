@@ -194,7 +194,8 @@ def classifier(
     line: WaitingLine,
 ) -> Classifier:
     """What scores choices; InvalidOptionError for an empty prompt, and for no choices."""
-    if normalization not in get_args(Normalization):
+    ways = get_args(Normalization)
+    if not (normalization is None or isinstance(normalization, str)) or normalization not in ways:
         allowed = ", ".join(get_args(Normalization))
         raise InvalidOptionError(f"normalize is {normalization!r:.80}; allowed: {allowed}")
     is_list = isinstance(choices, (list, tuple))

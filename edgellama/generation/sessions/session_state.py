@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from edgellama.engine.adapter import Adapter
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet, has_adapters
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.context_memory import warn_of_length
 from edgellama.engine.kv_types import KVTypeChoice
@@ -48,7 +48,8 @@ class SessionState(ProcessBound):
         """The arguments are those of a session."""
         self._engine = engine
         self._tokenizer = tokenizer
-        self._adapters = engine.adapters.adapter_set(adapters) if adapters else NO_ADAPTERS
+        has_any = has_adapters(adapters)
+        self._adapters = engine.adapters.adapter_set(adapters) if has_any else NO_ADAPTERS
         self._cache = self._empty_cache(context_length, kv_type) if cache is None else cache
         # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
         self._lock = threading.RLock()

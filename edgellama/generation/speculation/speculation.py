@@ -6,7 +6,7 @@ Drafters make the guesses, and ``draft_width`` says how many.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from edgellama.generation.speculation.ngram_drafter import NGramDrafter
 from edgellama.quant.errors import InvalidOptionError
@@ -66,7 +66,6 @@ class Speculation:
 
 def speculation_mode(value: Any) -> SpeculationMode | None:
     """The option as it is given; InvalidOptionError for anything else."""
-    if value is None or value == "auto" or isinstance(value, bool):
-        mode: SpeculationMode | None = value
-        return mode
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value == "auto"):
+        return cast("SpeculationMode | None", value)
     raise InvalidOptionError(f'speculation is {value!r:.80}; allowed: True, False or "auto"')

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
@@ -66,8 +66,8 @@ def checked_wish(value: Any) -> ReasoningWish:
     """What is wished for, None for "auto"; InvalidOptionError for anything else."""
     if value is None:
         return "auto"
-    if isinstance(value, bool) or value in ("auto", "split", "raw"):
-        return value  # type: ignore[no-any-return]
+    if isinstance(value, bool) or (isinstance(value, str) and value in ("auto", "split", "raw")):
+        return cast("ReasoningWish", value)
     raise InvalidOptionError(
         f"reasoning is {shown(value)}; allowed: True, False, 'auto', 'split', 'raw' or None"
     )
