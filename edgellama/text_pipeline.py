@@ -94,7 +94,8 @@ def pipeline(
         raise InvalidOptionError(f"model_kwargs is {shown(given)}; allowed: arguments by name")
     arguments = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
     tokenizer = options.pop("tokenizer", None)
-    if tokenizer is not None and tokenizer != model:
+    is_path = isinstance(tokenizer, (str, PathLike))
+    if tokenizer is not None and not (is_path and tokenizer == model):
         raise InvalidOptionError("tokenizer is given; allowed: the model's own, which its file has")
     check_option_names(options, (*ALLOWED, "model_kwargs", "tokenizer"))
     if not isinstance(model, Llama):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edgellama
@@ -131,3 +132,10 @@ def test_a_message_that_is_carried_on_keeps_its_thinking(
     (record,) = pipe([*CHAT, begun])
     said = {"role": "assistant", "content": "Four.", "reasoning": "Two and two."}
     assert record["generated_text"] == [*CHAT, said]
+
+
+def test_a_tokenizer_of_its_own_is_refused() -> None:
+    """Also where it is an array, which is equal to nothing and to everything."""
+    for tokenizer in ("another", np.array([1, 2])):
+        with pytest.raises(InvalidOptionError, match="tokenizer is given"):
+            edgellama.pipeline(model="smollm2", tokenizer=tokenizer)
