@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
-from edgellama.convert.model.derived_tensors import PickedRows
+from edgellama.convert.model.packed_matrices import apart, below_each_other
 from edgellama.convert.model.relatives import renamed_keys
 from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
 from edgellama.quant.config_keys import ConfigKeys
@@ -81,27 +81,13 @@ def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
         match = _LAYER.fullmatch(name)
         parts = {name: tensor}
         if match is not None and match[2] == "attn_qkv":
-            parts = _apart(tensor, match, rows)
+            parts = apart("", tensor, match[1], below_each_other(rows), match[3])
         elif match is not None and match[2] == "ffn_up" and tensor.num_rows == 2 * hidden:
-            parts = _apart(tensor, match, {"ffn_gate": hidden, "ffn_up": hidden})
+            runs = below_each_other({"ffn_gate": hidden, "ffn_up": hidden})
+            parts = apart("", tensor, match[1], runs, match[3])
         elif name in (_SHORT, _LONG):
             parts = {ROPE_FREQS: tensor.renamed(ROPE_FREQS)} if name == _SHORT else {}
         for part, piece in parts.items():
             num_heads = {"attn_q": heads, "attn_k": shared}.get(part.split(".")[-2])
             found[part] = piece if num_heads is None else PermutedTensor(piece, num_heads, rotated)
-    return found
-
-
-def _apart(
-    tensor: SourceTensor, match: re.Match[str], rows: Mapping[str, int]
-) -> dict[str, SourceTensor]:
-    """The matrices that lie below each other in one."""
-    if len(tensor.shape) != 2 or tensor.num_rows != sum(rows.values()):
-        raise ValueError(f"tensor {tensor.name} has {tensor.num_rows} rows, not those of {rows}")
-    found: dict[str, SourceTensor] = {}
-    start = 0
-    for part, count in rows.items():
-        name = f"{match[1]}{part}.{match[3]}"
-        found[name] = PickedRows(name, tensor, [range(start, start + count)])
-        start += count
     return found

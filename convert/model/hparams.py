@@ -86,6 +86,12 @@ class HyperParameters:
         return items | self.scaling.items()
 
 
+def head_size(config: Fields) -> int:
+    """The elements of a head by a config.json, which may leave them to the width."""
+    heads = config.size("num_attention_heads")
+    return config.size("head_dim", max(1, config.size("hidden_size") // heads))
+
+
 def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
     """The sizes in a config.json."""
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
@@ -104,7 +110,7 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
             feed_forward_length=config.size("intermediate_size", rows("blk.0.ffn_gate.weight")),
             head_count=heads,
             head_count_kv=config.size("num_key_value_heads", heads),
-            head_size=config.size("head_dim", width // heads),
+            head_size=head_size(config),
             rms_epsilon=config.positive("rms_norm_eps", _DEFAULT_EPSILON),
             rope_base=rope.positive("rope_theta", config.positive("rope_theta", _DEFAULT_BASE)),
             scaling=scaling,

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 
 from edgellama.convert.model.derived_tensors import MultipliedTensor
+from edgellama.convert.model.hparams import head_size
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 
@@ -25,11 +26,9 @@ def multiplied_settings(config: Fields) -> dict[str, object]:
 
 def multiplied(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
     """Granite's tensors as a Llama's, by the same names."""
-    heads = config.size("num_attention_heads")
-    head_size = config.size("head_dim", max(1, config.size("hidden_size") // heads))
     residual = config.positive("residual_multiplier", 1.0)
     added = residual / config.positive("embedding_multiplier", 1.0)
-    query = config.positive("attention_multiplier", 1.0) * math.sqrt(head_size)
+    query = config.positive("attention_multiplier", 1.0) * math.sqrt(head_size(config))
     logits = 1 / config.positive("logits_scaling", 1.0)
     half = math.sqrt(added)
     factors = {
@@ -58,11 +57,11 @@ def _times(tensor: SourceTensor, factor: float) -> SourceTensor:
 def minicpm_multipliers(config: Fields) -> Fields:
     """MiniCPM's configuration with its multipliers under Granite's names."""
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    layers, head_size = config.size("num_hidden_layers"), max(1, width // heads)
+    layers, size = config.size("num_hidden_layers"), max(1, width // heads)
     multipliers = {
         "embedding_multiplier": config.positive("scale_emb", 1.0),
         "residual_multiplier": config.positive("scale_depth", 1.0) / math.sqrt(layers),
         "logits_scaling": width / config.size("dim_model_base", 1),
-        "attention_multiplier": 1 / math.sqrt(head_size),
+        "attention_multiplier": 1 / math.sqrt(size),
     }
     return Fields({**config.values, **multipliers}, config.source, config.prefix)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.convert.model.derived_tensors import PickedRows
+from edgellama.convert.model.hparams import head_size
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.error_text import shape_text, shown
@@ -45,7 +46,7 @@ class _Heads:
     def of(cls, config: Fields) -> _Heads:
         queries = config.size("num_attention_heads")
         keys = config.size("num_key_value_heads", queries)
-        size = config.size("head_dim", max(1, config.size("hidden_size") // queries))
+        size = head_size(config)
         if queries % keys:
             raise config.error("num_key_value_heads", f"a divisor of num_attention_heads {queries}")
         return cls(queries, keys, size)
@@ -90,7 +91,7 @@ def internlm2_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict
             plain = "lm_head.weight"
         stem = plain.removesuffix("wqkv.weight")
         if stem != plain:
-            found |= _apart(config.source, tensor, stem, runs)
+            found |= apart(f"{config.source}: ", tensor, stem, runs)
         else:
             found[plain] = tensor.renamed(plain)
     return found
@@ -105,14 +106,15 @@ def _all_apart(
         module, _, kind = name.rpartition(".")
         stem, _, matrix = module.rpartition(".")
         if matrix in parts and kind == "weight":
-            runs = _below_each_other(parts[matrix])
-            found |= _apart(source, tensor, f"{stem}.", runs)
+            runs = below_each_other(parts[matrix])
+            found |= apart(f"{source}: ", tensor, f"{stem}.", runs)
         else:
             found[name] = tensor
     return found
 
 
-def _below_each_other(counts: Mapping[str, int]) -> dict[str, list[range]]:
+def below_each_other(counts: Mapping[str, int]) -> dict[str, list[range]]:
+    """The rows of parts that follow each other, by how many each has."""
     runs, start = {}, 0
     for part, count in counts.items():
         runs[part] = [range(start, start + count)]
@@ -120,12 +122,15 @@ def _below_each_other(counts: Mapping[str, int]) -> dict[str, list[range]]:
     return runs
 
 
-def _apart(source: str, tensor: SourceTensor, stem: str, runs: Runs) -> dict[str, SourceTensor]:
+def apart(
+    place: str, tensor: SourceTensor, stem: str, runs: Runs, kind: str = "weight"
+) -> dict[str, SourceTensor]:
+    """The parts of a matrix by their names; ModelFileError, which begins with ``place``."""
     num_rows = sum(len(run) for parts in runs.values() for run in parts)
     if len(tensor.shape) != 2 or tensor.num_rows != num_rows:
         raise ModelFileError(
-            f"{source}: tensor {shown(tensor.name)} has shape {shape_text(tensor.shape)}; "
+            f"{place}tensor {shown(tensor.name)} has shape {shape_text(tensor.shape)}; "
             f"needed: {num_rows} rows, of {', '.join(runs)}"
         )
-    names = {part: f"{stem}{part}.weight" for part in runs}
+    names = {part: f"{stem}{part}.{kind}" for part in runs}
     return {names[part]: PickedRows(names[part], tensor, runs[part]) for part in runs}

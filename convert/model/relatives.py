@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
-from edgellama.convert.model.hparams import MAX_BLOCKS, ROTATED
+from edgellama.convert.model.hparams import MAX_BLOCKS, ROTATED, head_size
 from edgellama.convert.model.multipliers import (
     minicpm_multipliers,
     multiplied,
@@ -118,11 +118,10 @@ def _rotated_in_part(config: Fields) -> Settings:
     whole = next((f for f in ("rope_parameters", "rope_scaling") if config.fields(f)), "")
     rope = config.fields(whole)
     fields = rope if rope.has(name) else config
-    heads = config.size("num_attention_heads")
-    head_size = config.size("head_dim", max(1, config.size("hidden_size") // heads))
-    rotated = int(head_size * fields.positive(name, 1.0))
-    if not 2 <= rotated <= head_size or rotated % 2:
-        raise fields.error(name, f"what leaves an even number of {head_size} elements of a head")
+    size = head_size(config)
+    rotated = int(size * fields.positive(name, 1.0))
+    if not 2 <= rotated <= size or rotated % 2:
+        raise fields.error(name, f"what leaves an even number of {size} elements of a head")
     settings: dict[str, object] = {name: None, ROTATED: rotated}
     return settings | ({whole: {**rope.values, name: 1.0}} if whole else {})
 

@@ -23,7 +23,7 @@ from edgellama.measure.footprint import (
 from edgellama.measure.model_outline import ModelOutline
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.formats import FORMATS_BY_NAME
-from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.given_values import whole_number
 
 
@@ -110,5 +110,4 @@ def adapter_bytes(path: str | os.PathLike[str]) -> int:
 
 def _outline(path: str | os.PathLike[str]) -> ModelOutline:
     with GGUFFile(path) as file:
-        require_model(file)
         return ModelOutline.from_gguf(file)

@@ -44,7 +44,7 @@ def find_outline(name: str) -> OutlineSource:
     from edgellama.measure.model_presets import MODEL_PRESETS, find_preset
     from edgellama.models.names import is_plainly_a_path, resolve
     from edgellama.quant.error_text import NEARLY_THE_SAME, nearest
-    from edgellama.quant.gguf.file import GGUFFile, require_model
+    from edgellama.quant.gguf.file import GGUFFile
 
     path = Path(name)
     files = [path, *(path / name for name in CONFIGURATIONS)]
@@ -67,7 +67,6 @@ def find_outline(name: str) -> OutlineSource:
         sizes = "" if "did you mean" in str(error) else f"; sizes: {', '.join(MODEL_PRESETS)}"
         raise ModelNotFoundError(f"{error.in_terminal}{sizes}") from None
     with GGUFFile(path) as file:
-        require_model(file)
         return OutlineSource(ModelOutline.from_gguf(file, name), path)
 
 
