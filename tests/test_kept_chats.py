@@ -19,7 +19,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.cli.chat.chat import Chat, ChatSettings
 from edgellama.cli.chat.commands import run_command
 from edgellama.cli.chat.reply_view import PlainReply
-from edgellama.cli.options.kept import KeptConversation, kept_names, model_of
+from edgellama.cli.inputs.kept import KeptConversation, kept_names, model_of
 from edgellama.generation.chat.turns import PromptTokens, Turn, turn_as_json, turn_from_json
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, ModelNotFoundError
 

@@ -23,7 +23,7 @@ from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
 
 if TYPE_CHECKING:
     from edgellama.cli.chat.reply_view import ReplyView
-    from edgellama.cli.options.kept import KeptConversation
+    from edgellama.cli.inputs.kept import KeptConversation
     from edgellama.generation.argument_types import WhenFull
     from edgellama.generation.chat.conversation import Conversation
     from edgellama.generation.chat.messages import Message

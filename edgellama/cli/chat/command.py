@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.inputs.kept import CONVERSATION
 from edgellama.cli.options.adapter_option import AdapterPath, adapter_option
-from edgellama.cli.options.completion import CONVERSATION, MODEL
+from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options.machines_options import machines_options
 from edgellama.cli.options.options import given, limit_options, thinking_options
@@ -107,9 +108,9 @@ def command(
     from edgellama.cli.chat.input import PlainReader, TerminalReader, history_path
     from edgellama.cli.chat.loop import talk, transcribe
     from edgellama.cli.chat.reply_view import make_reply_view
+    from edgellama.cli.inputs.kept import KeptConversation, model_of
     from edgellama.cli.inputs.model_argument import find_runnable, name_everywhere
     from edgellama.cli.inputs.prompt_text import lines_of
-    from edgellama.cli.options.kept import KeptConversation, model_of
 
     engine = take_engine_arguments(options)
     kept = None if resumed is None else KeptConversation(resumed)

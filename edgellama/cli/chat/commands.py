@@ -237,7 +237,7 @@ def _load(chat: Chat, argument: str) -> str:
 
 
 def _keep(chat: Chat, argument: str) -> str:
-    from edgellama.cli.options.kept import KeptConversation
+    from edgellama.cli.inputs.kept import KeptConversation
 
     if not argument:
         if chat.kept is not None:

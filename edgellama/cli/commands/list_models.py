@@ -97,7 +97,7 @@ def row_of(model: StoredModel) -> dict[str, object]:
 
 def chat_rows() -> list[Row]:
     """The conversations that are kept, under the names that programs read."""
-    from edgellama.cli.options.kept import KeptConversation, kept_names
+    from edgellama.cli.inputs.kept import KeptConversation, kept_names
     from edgellama.quant.errors import EdgellamaError
 
     rows: list[Row] = []

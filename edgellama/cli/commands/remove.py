@@ -1,13 +1,14 @@
 """``edgellama rm``: deletes models of the cache, or conversations that are kept.
 
-What a model's files are is known to ``models.library``, conversations to ``chat.kept``.
+What a model's files are is known to ``models.library``, conversations to ``inputs.kept``.
 """
 
 from __future__ import annotations
 
 import click
 
-from edgellama.cli.options.completion import CONVERSATION, PULLED_MODEL, Named
+from edgellama.cli.inputs.kept import CONVERSATION
+from edgellama.cli.options.completion import PULLED_MODEL, Named
 
 
 class _Words(Named):
@@ -54,7 +55,7 @@ def command(names: tuple[str, ...], chats: bool) -> None:
 
 def _remove_conversations(names: tuple[str, ...]) -> None:
     """Delete conversations, all of them or, where one is not there, none."""
-    from edgellama.cli.options.kept import KeptConversation, kept_names
+    from edgellama.cli.inputs.kept import KeptConversation, kept_names
     from edgellama.cli.output.tables import size
 
     kept = [KeptConversation(name) for name in dict.fromkeys(names)]

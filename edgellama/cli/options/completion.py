@@ -132,13 +132,6 @@ def _tiers(_: str) -> Iterable[str]:
     return [tier.name for tier in available_tiers()]
 
 
-def _conversations(_: str) -> Iterable[str]:
-    from edgellama.cli.options.kept import kept_names
-
-    return kept_names()
-
-
-CONVERSATION = Named("conversation", _conversations)
 MODEL = Named("model", _models, with_paths=True)
 TEMPLATE = Named("template", _templates, with_paths=True)
 SPLIT_PATTERN = Named("split pattern", _split_patterns)

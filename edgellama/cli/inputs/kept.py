@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
+from edgellama.cli.options.completion import Named
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, ModelNotFoundError
 from edgellama.quant.records import dataclass
@@ -167,3 +168,6 @@ def kept_names() -> list[str]:
     """All conversations that are kept."""
     names = (path.stem for path in sorted(data_folder().glob("*.json")))
     return [name for name in names if _NAME.fullmatch(name)]
+
+
+CONVERSATION = Named("conversation", lambda _: kept_names())
