@@ -1,4 +1,7 @@
-"""``python -m edgellama`` is the same as the ``edgellama`` command."""
+"""``python -m edgellama`` runs the same command as ``edgellama``.
+
+What the command does is left to ``edgellama.cli``.
+"""
 
 from edgellama.cli import main
 

@@ -1,6 +1,6 @@
-"""Keys, values and attention on a graphics card of NVIDIA's, without any package of theirs.
+"""Keys, values and attention on an NVIDIA graphics card, with nothing but the driver's own library.
 
-``driver`` calls NVIDIA's library, ``context`` and the files beside it hold what a process has on a
-card. ``ptx_cache`` has the code of ``kernels``, whose arguments are in ``signatures``. Which
-sequences lie on a card is left to ``edgellama.engine.card``.
+``driver`` calls that library. ``context`` and the modules around it own what a process has on a
+card. ``ptx_cache`` provides the code of ``kernels``, and ``signatures`` describes the arguments of
+each kernel. Which sequences lie on the card is decided by ``edgellama.engine.card``.
 """

@@ -1,7 +1,7 @@
-"""What to do about codes of NVIDIA's driver whose own words do not say it.
+"""What a user can do about an error of NVIDIA's driver whose own message does not say it.
 
-One table is of calls, one of the driver's start. What the driver itself says of a code is left to
-``driver``.
+One table has the codes that function calls return, the other those of the driver's start. The
+message itself comes from ``driver``, which adds this advice to it.
 """
 
 from __future__ import annotations

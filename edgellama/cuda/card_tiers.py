@@ -1,6 +1,8 @@
-"""What the card's kernels are compiled for, by compute capability; without numba or LLVM.
+"""The tiers that the card's kernels are compiled for, and which tier fits a compute capability.
 
-PTX is of old versions, so that old drivers take it; the driver compiles it for the very card.
+A tier is compiled to an old version of PTX, so that old drivers accept it; the driver then
+compiles the PTX for the card at hand. This module is plain data and imports neither numba nor
+LLVM. ``ptx_target`` does the compiling.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The machine's graphics cards: what the driver tells of each, and which of them can be used.
 
-Nothing is allocated on a card to find this out; free memory is known to its context alone.
+Looking at a card allocates nothing on it. How much of its memory is free is therefore not known
+here: only an open ``context`` can tell.
 """
 
 from __future__ import annotations

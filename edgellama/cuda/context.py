@@ -1,7 +1,8 @@
-"""What a process has on one card: the context, and what belongs to it.
+"""The context of this process on one card, and the resources that are released with it.
 
-It is the card's primary context, which other libraries of this process use too. Every call makes
-it the thread's current one and then puts back what was there.
+The context is the card's primary one, which other libraries in this process may use as well. So
+every call makes it the thread's current context and afterwards restores the one that was current.
+What a resource is (memory, a stream, a module) is known to the module that makes it.
 """
 
 from __future__ import annotations

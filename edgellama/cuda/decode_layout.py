@@ -1,6 +1,8 @@
-"""Sizes that hosts and the kernel for a few tokens agree on: rows, parts, results of splits.
+"""Sizes that the host and the kernel for a few tokens must agree on.
 
-Plain functions, as ``layouts``.
+The functions tell how query heads are divided among warps, how much shared memory a warp needs, and
+how long the results are that a part of the keys leaves. They are plain functions like those of
+``layouts``: the host calls them, and the kernels inline them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""NVIDIA's driver through ctypes: finds its library, declares functions, checks what they return.
+"""NVIDIA's driver, called through ctypes.
 
-Names are those of the driver's manual; which version of a function is meant is written here once.
-What the functions are for is known to the files that call them.
+This module finds the driver's library, declares its functions and checks what they return. It
+keeps the names of NVIDIA's manual, and it is the only place that says which version of a function
+is called. What the functions are used for is known to the modules that call them.
 """
 
 from __future__ import annotations

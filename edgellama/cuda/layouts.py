@@ -1,9 +1,9 @@
-"""Where numbers lie on the card, in bytes that the host and the kernels agree on.
+"""Where numbers lie in the card's pages, in bytes that the host and the kernels agree on.
 
-A page holds 128 positions of one sequence: layer after layer, in each all heads' keys, then all
-heads' values, in chunks of 16 bytes, which is what a lane loads at once. Plain numbers and
-plain functions: the host calls them as they are, kernels inline them. Neither numba nor NumPy is
-imported here. ``bits`` are those of a number, ``scale_elements`` is 0 for types without scales.
+A page holds 128 positions of one sequence. It has one layer after another; a layer has the keys of
+all heads and then the values of all heads, in chunks of 16 bytes, which is what one lane loads at
+once. The host calls these functions as they are and the kernels inline them, so neither numba nor
+NumPy is imported. ``bits`` is the size of a number; ``scale_elements`` is 0 without scales.
 """
 
 from __future__ import annotations

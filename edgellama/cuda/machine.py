@@ -1,6 +1,6 @@
-"""What this machine has of NVIDIA's, in lines for people.
+"""What this machine has of NVIDIA's, in lines for people: ``edgellama doctor`` prints them.
 
-Whether a model uses a card is not decided here, but by the engine.
+Whether a model uses a card is not decided here but by ``edgellama.engine.card``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Memory of the card, up to a limit, and memory of the computer that the card reads and writes.
+"""Memory of the card, handed out up to a limit, and the computer's memory that the card can access.
 
-What lies in it is the business of those who ask for it.
+The module counts what it hands out and returns it when it is closed. What the bytes mean is the
+business of those who ask for them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Kernels on a card: PTX compiled by the driver, its functions, and what they cost the card.
+"""Kernels loaded on a card: the driver compiles their PTX, and each function knows what it costs.
 
-How PTX is made is left to others. What the driver's compiler says of code that it refuses is part
-of the error.
+If the driver refuses the code, the error quotes the words of the driver's compiler. How PTX is made
+is left to ``ptx_cache`` and ``ptx_target``; how a kernel is launched, to ``streams``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Tasks of a segment of many tokens, and what they leave where its keys are split.
+"""Into how many tasks a segment of many tokens is cut, and how long their partial results are.
 
-Plain numbers that the host and the kernels share, as ``decode_layout`` has for a few tokens.
+If the keys of a segment are split, each block leaves results for one part of the keys. Host and
+kernels share these plain functions, as they share ``decode_layout`` for a few tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Tiles of the kernels that attend many tokens: their sizes, and where their parts lie in a block.
+"""Tiles of the kernels that attend many tokens: their sizes, and their places in shared memory.
 
-A block takes 64 query rows over one tile of keys after the other. Plain data that the host and
-the kernels share. ``width`` is a head's size rounded up to 16, which is what registers hold.
+A block attends 64 query rows to one tile of keys after another. The host and the kernels share
+these plain records. ``width`` is the size of a head rounded up to a multiple of 16, as registers
+hold it. How a tile is filled and multiplied is left to the modules ``tile_*`` and ``*_attention``.
 """
 
 from __future__ import annotations

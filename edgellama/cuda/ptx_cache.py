@@ -1,7 +1,7 @@
-"""PTX of the card's kernels: read from the user's code cache, or compiled by workers.
+"""PTX of the card's kernels: read from the user's code cache, or compiled by worker processes.
 
-It lies beside the CPU's code, in a folder of its own for each tier, whose name is a hash of
-everything that it depends on. What becomes of it on a card is known to ``modules``.
+The PTX lies beside the machine code of the CPU. Each tier has a folder of its own, named by a hash
+of everything that its PTX depends on. Loading the PTX on a card is left to ``modules``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""PTX that an application ships beside the CPU's kernels, so that nobody compiles.
+"""PTX that an application ships beside the kernels of the CPU, so that its users compile nothing.
 
-It lies in the folder that ``exported_kernels`` finds and checks, by the hash of the sources that it
-was compiled from: other sources find nothing.
+The PTX lies in the folder that ``exported_kernels`` finds and checks, under the hash of the sources
+that it was compiled from. A program with other sources does not find it.
 """
 
 from __future__ import annotations

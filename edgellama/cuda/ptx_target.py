@@ -1,8 +1,8 @@
-"""Compiles kernels to PTX, the text that the card's driver makes code of.
+"""Compiles a kernel to PTX, the text from which the card's driver makes machine code.
 
-Knows LLVM's NVPTX back end, which llvmlite brings along; runs in a process of its own, as
-``kernels_cpu.compiling.jit``. PTX is of old versions, so that old drivers take it, and nothing
-outside it is called.
+This module knows the NVPTX back end of LLVM, which llvmlite includes. It fixes an old version of
+PTX, so that old drivers accept the result, and it refuses code that calls functions outside itself.
+Like ``kernels_cpu.compiling.jit`` it runs in a worker process: ``ptx_worker``.
 """
 
 from __future__ import annotations

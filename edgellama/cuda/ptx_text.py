@@ -1,6 +1,6 @@
-"""Files of PTX, one for a kernel, each behind a digest; and the hash of what they are made from.
+"""Files of PTX, one for each kernel and behind a digest, and the hash of the PTX's sources.
 
-Which kernels there are is left to ``signatures``, how their text is made to ``ptx_target``.
+Which kernels there are is left to ``signatures``, and how their text is made to ``ptx_target``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Compiles kernels of the card in a process of its own and writes their PTX to a folder.
+"""A worker process that compiles kernels of the card and writes their PTX to a folder.
 
-Started as ``kernels_cpu.compiling.compile_worker`` is, which knows how names come and go.
+It is started like ``kernels_cpu.compiling.compile_worker`` and speaks the same protocol: it reads
+names of kernels from standard input and reports each one that is done. ``ptx_target`` does the
+compiling.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Every kernel of the card and what it takes: the contract between host code and PTX.
+"""Every kernel of the card and its arguments: the contract between the host's code and the PTX.
 
-Plain data, as ``kernels_cpu.signatures``; neither numba nor a kernel is imported here. All
-parameters are int64 by value but the named float32 ones, in this order, each in a slot of 8 bytes.
-Addresses are the card's; those of mapped host memory too.
+Like ``kernels_cpu.signatures`` this is plain data, so neither numba nor a kernel is imported. All
+parameters are passed by value in the order given here, each in a slot of 8 bytes: int64, except for
+those named as float32. Addresses are the card's own, also for the computer's memory that is mapped.
 """
 
 from __future__ import annotations

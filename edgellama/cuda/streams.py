@@ -1,6 +1,7 @@
-"""Work in order on a card: copies, kernels, and the times between two points of it.
+"""Work that a card does in order: copies, kernels, and the time between two points.
 
-The executor launches by address instead; this is for everything that Python does.
+Python uses these streams for everything that it starts itself. The steps of a model do not go
+through this module: their program launches kernels by the addresses of the driver's functions.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What runs on the card: Python functions over a warp's lanes, for PTX and, in tests, the CPU.
+"""Kernels of the card: Python functions over a warp's lanes, for PTX and, in tests, for the CPU.
 
-``decode`` attends a few tokens, ``prefill`` many on tensor cores, ``prefill_plain`` many without
-them, and ``store`` writes keys and values; the other files are their pieces.
+``decode`` computes attention of a few tokens, ``prefill`` of many on tensor cores, and
+``prefill_plain`` of many without them. ``store`` writes keys and values into pages. The other
+modules are parts of these four.
 """

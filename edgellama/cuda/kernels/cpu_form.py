@@ -1,8 +1,9 @@
-"""Compiles kernels of the card for the CPU: each value of a lane is a vector of 32 lanes.
+"""Compiles kernels of the card for the CPU, where one value of a lane is a vector of 32 lanes.
 
-The same functions as for PTX, so tests without a card run what the card runs. Nothing else uses it:
-it is right, not fast. A warp's function takes the address of the kernel's arguments, one in each
-slot of 8 bytes, and of the warp's record, see ``warp``.
+The functions are the same as for PTX, so that tests on a machine without a card run what the card
+would run. Only tests use this form: it gives the right results but is not fast. Its function for a
+warp takes two addresses: that of the kernel's arguments, one in each slot of 8 bytes, and that of
+the warp's record, which ``warp`` describes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Attention of a few tokens: one warp for some query heads of a KV head, and a part of the keys.
+"""Attention of a few tokens: a warp has some query heads of a KV head and a part of the keys.
 
-The warp goes page by page. Its lanes are positions while scores are computed, and elements while
-values are summed; weights change sides in shared memory. All sums are f32. Where the keys of a
-token are split, the last of its warps to finish merges all their results, in the order of the keys.
+The warp goes through the keys page by page. A lane stands for positions while scores are computed
+and for elements while values are summed; in between, weights move to other lanes through shared
+memory. All sums are f32. Where the keys of a token are split among warps, the last warp to finish
+merges the results of all of them, in the order of the keys.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Words of the cache with their scale as what a tile holds: halves or bfloat16 in pairs, or f32.
+"""Converts words of the cache, with their scale, to the numbers of a tile of keys or values.
 
-A tile's numbers are those that the cache stands for, rounded once.
+A tile holds pairs of halves, pairs of bfloat16, or f32. Each number is the one that the cache
+stands for, rounded once. Where the words come from and go to is left to ``tile_copies``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Where the functions of the card's kernels come from, for PTX and the CPU form alike.
+"""The source of each kernel of the card: its Python function and its arguments, for compilers.
 
-How they become LLVM code is known to ``kernels_cpu.compiling.front_end``.
+``ptx_target`` and ``cpu_form`` both start from it. The step from a Python function to LLVM code is
+left to ``kernels_cpu.compiling.front_end``.
 """
 
 from __future__ import annotations

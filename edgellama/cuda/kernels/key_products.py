@@ -1,8 +1,9 @@
-"""Scores of a warp's queries with 128 or 64 keys: each lane has four or two of the positions.
+"""Scores of a warp's queries with 128 or 64 keys, of which each lane has four or two.
 
-A chunk of 16 bytes of each of a lane's keys is multiplied with the same elements of all queries,
-which lie in shared memory: four elements of one row, then of the next, so that places are known
-when the kernel is compiled.
+A lane loads 16 bytes of each of its keys and multiplies them with the same elements of all queries.
+The queries lie in shared memory, interleaved: four elements of the first row, the same four of the
+next row, and so on, so that every offset is a constant of the compiled kernel. What the scores are
+used for is left to ``scores`` and ``decode``.
 """
 
 from __future__ import annotations

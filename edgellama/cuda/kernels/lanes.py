@@ -1,9 +1,9 @@
-"""Values that differ from lane to lane of a warp, and Python's operators on them.
+"""``Lanes``: a value that differs from lane to lane of a warp, with Python's operators.
 
-A kernel is a function over uniform numbers (int64, float32), the same in all 32 lanes, and
-``Lanes``. For the card a Lanes value is one register of each thread. In the CPU form, which
-tests run, it is an LLVM vector of 32 lanes. What builds LLVM code is written once for both.
-Branches and loops depend on uniform numbers alone; where lanes differ, ``select`` chooses.
+A kernel computes with two kinds of values: uniform numbers (int64, float32), which are the same in
+all 32 lanes, and ``Lanes``. On the card a Lanes value is one register of each thread; in the CPU
+form it is an LLVM vector of 32 lanes. The code that builds LLVM instructions is shared by both.
+Branches and loops depend on uniform numbers only; where lanes differ, ``select`` chooses.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Loads and stores: of uniform numbers, and of each lane at an address of its own.
+"""Loads and stores: of one uniform number, or of a number in each lane at an address of its own.
 
-``global`` is the card's memory and the host's that is mapped for it, ``shared`` the block's own.
-Loads and stores of 16 bytes need addresses that are multiples of 16, others of their own size.
-Stores of lanes are for those whose mask is set.
+``global`` means the card's memory and the computer's memory that is mapped for it; ``shared`` means
+the memory of one block. Loads and stores of 16 bytes need addresses that are multiples of 16, all
+others multiples of their own size. A store of lanes writes only where the lane's mask is set.
 """
 
 from __future__ import annotations

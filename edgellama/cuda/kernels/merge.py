@@ -1,6 +1,8 @@
-"""Results of a warp's rows: written as they are, left for one part of the keys, or merged.
+"""What becomes of a warp's result rows: written to the output, left as partial results, or merged.
 
-Rows of results lie in shared memory, each as long as a padded head.
+The result rows lie in shared memory, each as long as a padded head. Partial results are those of
+one part of the keys; merging adds them in the order of the keys. Which warp merges is left to the
+kernels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Numbers in each lane: rounding, powers, and the types of the cache as they lie in memory.
+"""Arithmetic in each lane: rounding, powers of two, and the number types of the cache.
 
-On a card a lane is a thread, in the CPU form an element of a vector; both round alike, so that
-tests can compare them. Where numbers lie in pages is left to ``layouts``.
+A lane is a thread on the card and an element of a vector in the CPU form. Both forms round alike,
+so that tests can compare them. Where the numbers lie in pages is left to ``layouts``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Two f32 of a lane as two 16-bit numbers in one word, which tensor cores multiply.
+"""Rounds two f32 of a lane to two 16-bit numbers in one word, as tensor cores multiply them.
 
-They are rounded to nearest even, by an instruction where the card has one. What they are
+Numbers are rounded to nearest even, by one instruction where the card has it. What the pairs are
 multiplied with is left to ``tensor_attention``.
 """
 

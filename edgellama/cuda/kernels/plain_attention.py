@@ -1,7 +1,8 @@
-"""Attention of a warp's rows over a tile of keys in f32, without tensor cores.
+"""Attention of a warp's rows over one tile of keys in f32, without tensor cores.
 
-A lane has some rows, and of them every eighth key of the tile and every eighth four of elements.
-All rows, of queries, keys and values, lie in shared memory as f32; weights of the warp's rows, too.
+A lane has some of the rows, every eighth key of the tile for the scores, and every eighth group of
+four elements for the results. The rows of queries, keys, values and weights lie in shared memory as
+f32. The loop over tiles is left to ``prefill_plain``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Attention of many tokens: 64 query rows over tiles of keys, on tensor cores, sums in f32.
+"""Attention of many tokens on tensor cores: 64 query rows over tiles of keys, with sums in f32.
 
-A block is four warps of 16 rows. Keys and values of a tile come into shared memory once for all of
-them: values while scores are computed, the next tile's keys while values are gathered. Softmax is
-online, in powers of two. Only tiles that a row of the block sees are visited. Where few blocks
-would run, each has a part of the keys, see ``tile_parts``.
+A block is four warps of 16 rows, which share each tile of keys and values in shared memory. A
+tile's values arrive while its scores are computed, and the next tile's keys while values are
+summed. Softmax is online, in powers of two. A block visits only tiles that one of its rows sees.
+Where few blocks would run, each block gets a part of the keys, as ``tile_parts`` describes.
 """
 
 from __future__ import annotations

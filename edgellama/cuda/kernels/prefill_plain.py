@@ -1,7 +1,8 @@
 """Attention of many tokens in f32, without tensor cores: for f32 caches, and cards that lack them.
 
-A block is four warps, each with its own rows. Keys of a tile come into shared memory, and when all
-warps have their scores the values take their place. Softmax is online, in powers of two.
+A block is four warps with rows of their own. It loads the keys of a tile into shared memory; once
+all warps have computed their scores, the tile's values take the place of the keys. Softmax is
+online, in powers of two. The arithmetic within a tile is left to ``plain_attention``.
 """
 
 from __future__ import annotations

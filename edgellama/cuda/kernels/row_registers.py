@@ -1,7 +1,8 @@
-"""Registers of a warp's query rows: tuples of f32 lanes, some for each row, row after row.
+"""Registers with some f32 lanes for each query row of a warp, as tuples in the order of the rows.
 
-A tuple with one place for each row is called a column here. All places are known when a kernel is
-compiled, so that LLVM keeps them in registers.
+A tuple with exactly one place for each row is called a column here. Every place is a constant of
+the compiled kernel, so that LLVM keeps the tuples in registers. What the numbers mean is left to
+the callers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Scores of a warp's queries with the keys of a page, and the queries in shared memory before.
+"""Scores of a few tokens' queries with the keys of one page; copies queries to shared memory.
 
-For a few tokens at a time; the products themselves are ``key_products``, and what the scores
-become, softmax and sums of values, is left to ``decode``.
+The products themselves are computed by ``key_products``. Softmax and the sums of values, which the
+scores are needed for, are left to ``decode`` and ``value_sums``.
 """
 
 from __future__ import annotations

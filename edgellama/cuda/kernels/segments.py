@@ -1,7 +1,7 @@
-"""The table of a step's segments as the card's kernels read it; ``layouts`` says how it lies.
+"""Reads the table of a step's segments, in which ``layouts`` defines the place of each number.
 
-Kernels find in it the segment of a row or a block, and the pages of its sequence. What is in it is
-left to the host, ``engine.card.table``.
+Kernels use it to find the segment of a row or of a block, and the pages of the segment's sequence.
+The host writes the table, in ``engine.card.table``.
 """
 
 from __future__ import annotations

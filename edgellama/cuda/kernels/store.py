@@ -1,7 +1,7 @@
-"""Writes keys and values of new tokens into their pages on the card, and brings queries there.
+"""Writes keys and values of new tokens into their pages on the card, and copies queries there.
 
-A block is one warp: one KV head of one row. Lanes are 32 elements of the head. Numbers are rounded
-as ``kernels_cpu.attention.cache_store`` does, bit for bit.
+A block is one warp and stores one KV head of one row, 32 elements of the head at a time. Numbers
+are rounded to the same bits as ``kernels_cpu.attention.cache_store`` gives on the CPU.
 """
 
 from __future__ import annotations

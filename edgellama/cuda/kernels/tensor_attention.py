@@ -1,8 +1,9 @@
-"""Attention of a warp's 16 rows over a tile of keys, on tensor cores: scores, weights, results.
+"""Attention of a warp's 16 rows over one tile of keys on tensor cores: scores, weights and results.
 
-A lane has parts of rows ``lane // 4`` and eight further: of each eight columns two neighbours of
-both, in four f32 one after the other. Weights become the left side of the next product where they
-stand. What a lane knows of its two rows is a tuple of two.
+A lane holds parts of two rows: row ``lane // 4`` and the eighth row after it. Of every eight
+columns it has two neighbours in each row, four f32 in all. Weights become the left side of the next
+product without moving to another lane. Values that belong to a lane's two rows are tuples of two.
+The loop over tiles is left to ``prefill``.
 """
 
 from __future__ import annotations

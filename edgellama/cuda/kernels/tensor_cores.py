@@ -1,8 +1,9 @@
-"""Products of 16 x 16 with 16 x 8 matrices by a warp, and how matrices come out of shared memory.
+"""A warp's product of a 16 x 16 and a 16 x 8 matrix, and how matrices are read from shared memory.
 
-A word of a lane is two halves or bfloat16. Matrices of 8 x 8 lie in one word of each lane: lane
-``l`` has row ``l // 4``, columns ``2 * (l % 4)`` and the next; sums of 16 x 8 are f32 in the same
-way, rows from 8 on in two more. The functions build LLVM code for the card and for the CPU form.
+A word of a lane holds two halves or two bfloat16. An 8 x 8 matrix takes one word of each lane: lane
+``l`` holds columns ``2 * (l % 4)`` and the next of row ``l // 4``. The 16 x 8 sums are f32 in the
+same order, with two more numbers for the rows from 8 on. The functions build LLVM code for the card
+and for the CPU form.
 """
 
 from __future__ import annotations

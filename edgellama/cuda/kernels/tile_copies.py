@@ -1,13 +1,13 @@
-"""How tiles of keys and values come from pages into shared memory, as the tile has them.
+"""Copies tiles of keys and values from pages into shared memory, and expands quantized numbers.
 
-``fetch`` asks for them, ``settle`` waits until the thread's own part is there and expands what is
-quantized. In between goes what is under way: for 16-bit types nothing where the card can copy past
-the registers, else the words as they lie in the page, and scales. Where registers are too few,
-``settle`` does it all. Both take the same numbers:
+``fetch`` requests a tile. ``settle`` waits until the thread's own part has arrived, and expands it
+if it is quantized. Between the two calls the kernel holds what ``fetch`` returned: nothing for
+16-bit types on cards that copy past the registers, otherwise the words and scales as the page has
+them. Where registers are scarce, ``fetch`` does nothing and ``settle`` does all the work.
 
-``numbers`` and ``scales`` are where the tile's first chunk and scale lie; of a position there are
-``num_chunks`` chunks, ``row_bytes`` from one to the next; of the tile's positions the first
-``num_keys`` have been stored. ``shared`` is where they go.
+Both take the same arguments. ``numbers`` and ``scales`` are the addresses of the tile's first chunk
+and first scale; a position has ``num_chunks`` chunks, ``row_bytes`` apart; only the first
+``num_keys`` positions of the tile have been stored; ``shared`` is the destination.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which thread brings which 16 bytes of a tile from a page, and to where in shared memory.
+"""Which thread copies which 16 bytes of a tile, from where in a page to where in shared memory.
 
-A thread has several moves, each a fixed step behind the one before, so that addresses are sums.
+A thread makes several moves, each a fixed distance after the one before, so that an address is the
+sum of a start and a constant. The copying itself is left to ``tile_copies``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Where tiles of keys and values lie in pages: the page of a position, a head's place in it.
+"""Where the keys and values of a tile lie: the page of a position, and a head's place in that page.
 
-Kernels of prompts copy from there. What a tile is, is left to ``prefill_tiles``.
+The kernels for many tokens copy from these addresses. What a tile is, is left to
+``prefill_tiles``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a block of query rows attends: its segment, tokens and part of their keys.
+"""What a block of query rows attends: its segment, its tokens, and its part of their keys.
 
-Where keys are split, each part leaves what it has found: of a row the largest score, the sum of
-the weights, and the sums of values. A warp has the same rows in every part, and the last of these
-warps to finish merges all parts in the order of the keys.
+If keys are split, each part leaves partial results for a row: the largest score, the sum of the
+weights, and the sums of values. A warp has the same rows in every part, and the last of these warps
+to finish merges all parts in the order of the keys, with ``merge``.
 """
 
 from __future__ import annotations

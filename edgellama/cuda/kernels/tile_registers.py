@@ -1,6 +1,7 @@
-"""Addresses and stores of a tile's threads, which tuples of registers are made of.
+"""Thread numbers, addresses, loads and stores for functions that build LLVM code of tiles.
 
-The functions named ``_in`` build LLVM code for both forms.
+The other ``tile_*`` modules put the resulting registers into tuples. Functions whose names end in
+``_in`` build code for the card and for the CPU form alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Query rows of a tile: token after token, of each all heads that share the KV head.
+"""The query rows of a tile: token after token, each with all heads that share the KV head.
 
-Where rows come from, as f32 in global memory, and what each of a lane's rows sees.
+The module knows where rows come from (f32 in global memory) and which token each of a lane's rows
+belongs to, which decides what keys the row sees. Their scores are left to the ``*_attention``
+modules.
 """
 
 from __future__ import annotations

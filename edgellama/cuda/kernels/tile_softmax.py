@@ -1,7 +1,7 @@
-"""Softmax over tiles of keys, online, of the rows that a lane has part of.
+"""Online softmax over tiles of keys, for the rows that a lane has part of.
 
-What a lane knows of its rows is a tuple with one place for each. Which row and key a score
-belongs to is told by the tile, see ``prefill_tiles``.
+Values that belong to a lane's rows are tuples with one place for each row. Which row and key a
+score belongs to is known to the tile, see ``prefill_tiles``.
 """
 
 from __future__ import annotations

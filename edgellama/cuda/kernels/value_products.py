@@ -1,8 +1,9 @@
-"""Weighted sums of a page's values: each lane has some elements of some of the positions.
+"""Weighted sums of a page's values, where each lane has some elements of some positions.
 
-Lanes side by side have neighbouring units of 4, 8 or 16 bytes of a value. A power of two of lanes,
-at least as many as a value has units, is a team. Each team has some positions in a row, the next
-team the next ones; those of all teams are a block.
+A unit is 4, 8 or 16 bytes of a value, and neighbouring lanes have neighbouring units. The lanes
+that cover one value are a team; the size of a team is a power of two. Each team has some positions
+in a row and the next team those that follow; the positions of all teams are a block. Adding up the
+teams' sums is left to ``value_sums``.
 """
 
 from __future__ import annotations

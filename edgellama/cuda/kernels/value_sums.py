@@ -1,6 +1,7 @@
-"""Values of a page, weighted and summed, for a few tokens at a time.
+"""The sum of a page's weighted values for a few tokens, and the sum over all teams of lanes.
 
-How lanes share the values is told in ``value_products``; the weights come from ``scores``.
+``value_products`` says how lanes share the values and computes each lane's part. The weights come
+from ``scores``.
 """
 
 from __future__ import annotations

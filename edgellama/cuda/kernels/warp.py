@@ -1,7 +1,8 @@
-"""What the lanes and warps of a block do together: exchange numbers, wait for each other.
+"""What the lanes and warps of a block do together: exchange numbers, and wait for each other.
 
-``warp`` is the last argument of every kernel. On the card it is zero, since the machine knows
-which block runs; in the CPU form it is the address of a record of int64 words, below.
+``warp`` is the last argument of every kernel. On the card it is zero, since the card knows which
+block a thread runs. In the CPU form it is the address of a record of int64 words, whose places are
+the constants below.
 """
 
 from __future__ import annotations
