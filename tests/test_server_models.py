@@ -14,9 +14,11 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.llama import Llama
 from edgellama.server.answers.text_queue import TextQueue
 from edgellama.server.errors import RequestError
-from edgellama.server.models import model_shelf
+from edgellama.server.models import model_line, model_shelf
 from edgellama.server.models.catalogue import Catalogue
 from edgellama.server.models.model_shelf import ModelShelf
+
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,128 @@ def test_models_at_work_are_waited_for(
             assert list(shelf.loaded) == ["first"] and not waiting.done()
             assert llama.generate("Hello", max_tokens=1).tokens
         await waiting
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+async def short_of_room(shelf: ModelShelf) -> None:
+    """Until a model waits for others to make room."""
+    while not shelf._is_short_of_room:
+        await asyncio.sleep(0.001)
+
+
+def test_who_waits_for_room_is_not_overtaken(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes later waits behind, also for the loaded model; who wants the same goes along."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(150), monkeypatch)
+        order: list[str] = []
+        may_end = asyncio.Event()
+
+        async def use(name: str, text: str) -> None:
+            async with shelf.lease(name):
+                assert list(shelf.loaded) == [name]
+                order.append(text)
+                await may_end.wait()
+
+        async with shelf.lease("first"):
+            tasks = []
+            for name, text in (("second", "b1"), ("first", "a2"), ("second", "b2")):
+                tasks.append(asyncio.create_task(use(name, text)))
+                await asyncio.wait_for(short_of_room(shelf), TIMEOUT_S)
+            await asyncio.sleep(0)
+            assert order == []
+        while len(order) < 2:
+            await asyncio.sleep(0.005)
+        assert order == ["b1", "b2"]
+        await asyncio.wait_for(short_of_room(shelf), TIMEOUT_S)
+        tasks.append(asyncio.create_task(use("second", "b3")))
+        await asyncio.sleep(0)
+        assert order == ["b1", "b2"]
+        may_end.set()
+        await asyncio.gather(*tasks)
+        assert order == ["b1", "b2", "a2", "b3"]
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_who_leaves_the_line_holds_up_nobody(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those behind go on with the model that is loaded; no use of a model is left over."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(150), monkeypatch)
+
+        async def use(name: str) -> None:
+            async with shelf.lease(name):
+                pass
+
+        async with shelf.lease("first"):
+            waiting = asyncio.create_task(use("second"))
+            await asyncio.wait_for(short_of_room(shelf), TIMEOUT_S)
+            behind = asyncio.create_task(use("first"))
+            await asyncio.sleep(0)
+            assert not behind.done()
+            waiting.cancel()
+            await behind
+            assert shelf.loaded["first"].num_uses == 1
+        assert [entry.num_uses for entry in shelf.loaded.values()] == [0]
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_a_model_of_which_nobody_is_left_is_not_in_use(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is cancelled in the moment that brings the model gives its use back."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(1000), monkeypatch)
+        asked: list[asyncio.Task[None]] = []
+        monkeypatch.setattr(
+            model_line.AwaitedModel,
+            "give",
+            lambda self, entry: (give(self, entry), asked[0].cancel()),
+        )
+
+        async def use() -> None:
+            async with shelf.lease("first"):
+                pytest.fail("it was cancelled before")
+
+        asked.append(asyncio.create_task(use()))
+        await asyncio.wait(asked)
+        assert asked[0].cancelled()
+        assert [entry.num_uses for entry in shelf.loaded.values()] == [0]
+        await shelf.close()
+
+    give = model_line.AwaitedModel.give
+    asyncio.run(main())
+
+
+def test_the_end_of_the_server_ends_the_wait_for_room(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits two minutes for a model that will not be loaded."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(150), monkeypatch)
+        async with shelf.lease("first"):
+
+            async def use() -> None:
+                async with shelf.lease("second"):
+                    pass
+
+            waiting = asyncio.create_task(use())
+            await asyncio.wait_for(short_of_room(shelf), TIMEOUT_S)
+            shelf.stop(RequestError(503, "the server was stopped"))
+            with pytest.raises(RequestError, match="stopped"):
+                await waiting
         await shelf.close()
 
     asyncio.run(main())

@@ -55,7 +55,7 @@ from edgellama.text.reasoning.marks import tells_of_thinking
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
     from edgellama.server.answers.state import ServerState
-    from edgellama.server.models.model_shelf import LoadedModel
+    from edgellama.server.models.loaded_model import LoadedModel
 
 PROTOCOL_VERSION = "0.12.0"
 """The version of Ollama whose protocol this is: clients refuse older ones."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgellama.server.answers.leaving import Leaving
     from edgellama.server.answers.state import ServerState
     from edgellama.server.models.catalogue import ServedModel
-    from edgellama.server.models.model_shelf import LoadedModel
+    from edgellama.server.models.loaded_model import LoadedModel
 
 
 async def described_models(state: ServerState) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Models that are loaded when they are asked for, and let go of when nobody does.
 
 Whether one fits is known before it is loaded: its footprint is predicted from its header, and
-models without work make room for it. Names are the catalogue's business.
+models without work make room for it. Names are the catalogue's business, the order of those who
+wait is ``model_line``'s.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.rope_choice import scaled_length
+from edgellama.server.connections.wire import left
 from edgellama.server.errors import RequestError, too_busy
 from edgellama.server.models.catalogue import Catalogue, ServedModel
+from edgellama.server.models.loaded_model import LoadedModel
+from edgellama.server.models.model_line import AwaitedModel, ModelLine
 from edgellama.server.settings import Opener
 
 if TYPE_CHECKING:
@@ -28,37 +31,6 @@ logger = logging.getLogger(__name__)
 
 MODEST_CONTEXT = 2048
 """Tokens that must fit where nobody says how many."""
-
-
-@dataclass
-class LoadedModel:
-    """A model on the shelf: its uses now, and when it goes if there are none."""
-
-    model: ServedModel
-    llama: Llama
-    num_bytes: int
-    keep_alive_s: float
-    num_uses: int = 0
-    last_use: float = 0.0
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def seconds_left(self) -> float:
-        """How long it stays if nobody uses it."""
-        return max(0.0, self.last_use + self.keep_alive_s - time.time())
-
-    def described(self) -> dict[str, Any]:
-        """What is told of it to programs and to the page."""
-        card = self.llama.card_use
-        return {
-            "name": self.model.name,
-            "predicted_bytes": self.num_bytes,
-            "file_bytes": self.model.num_bytes,
-            "prompt_cache_bytes": self.llama.cached_bytes,
-            "context_length": self.llama.context_length,
-            "graphics_card": None if card is None else asdict(card),
-            "num_uses": self.num_uses,
-        }
 
 
 class ModelShelf:
@@ -86,7 +58,8 @@ class ModelShelf:
         self._available_bytes = available_bytes
         self._openers = openers
         self._on_compile = on_compile
-        self._changing = asyncio.Lock()
+        self._line = ModelLine(self._bring)
+        self._is_short_of_room = False
         self._freed = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._stopped: RequestError | None = None
@@ -95,26 +68,33 @@ class ModelShelf:
     async def lease(
         self, name: str | None, keep_alive_s: float | None = None
     ) -> AsyncIterator[Llama]:
-        """The model of a name, loaded first if need be; it stays as long as this is open."""
+        """The model of a name, loaded first if need be; it stays as long as this is open.
+
+        Where another model waits for room, a loaded one is waited for, too, in order of arrival.
+        """
         model = self.catalogue.find(name)
         entry = self.loaded.get(model.name)
-        if entry is None:
-            async with self._changing:
-                entry = self.loaded.get(model.name)
-                if entry is None:
-                    entry = await self._load(model)
-                entry.num_uses += 1
+        if entry is None or self._is_short_of_room:
+            entry = await self._wait_for(model)
         else:
-            entry.num_uses += 1
-        self._stop_timer(entry)
+            entry.begin_use()
         try:
             yield entry.llama
         finally:
-            entry.num_uses -= 1
             if keep_alive_s is not None:
                 entry.keep_alive_s = keep_alive_s
-            if not entry.num_uses:
-                self._rest(entry)
+            self._end_use(entry)
+
+    async def _wait_for(self, model: ServedModel) -> LoadedModel:
+        """A model in use, once it is its turn and it is loaded."""
+        place = self._line.join(model)
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self._end_use(place.result())
+            self._freed.set()  # Perhaps nobody else waits for room.
+            raise
 
     def context_length(self, model: ServedModel) -> int | None:
         """Tokens that a model's context has as it is loaded, else as it would, or its file says."""
@@ -146,6 +126,7 @@ class ModelShelf:
     def stop(self, error: RequestError) -> None:
         """Load no more models; whose kernels are being compiled is given up before the next one."""
         self._stopped = error
+        self._freed.set()
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -158,15 +139,21 @@ class ModelShelf:
 
     async def close(self) -> None:
         """Let go of all models; nobody may use one any more."""
+        await self._line.close()
         for entry in list(self.loaded.values()):
             await self._unload(entry)
         while self._closing:
             await asyncio.gather(*self._closing)
 
+    def _end_use(self, entry: LoadedModel) -> None:
+        entry.num_uses -= 1
+        self._freed.set()
+        if not entry.num_uses:
+            self._rest(entry)
+
     def _rest(self, entry: LoadedModel) -> None:
         """Nobody uses it now: it goes later, unless somebody comes."""
         entry.last_use = time.time()
-        self._freed.set()
         loop = asyncio.get_running_loop()
         if math.isfinite(entry.keep_alive_s):
             entry.timer = loop.call_later(entry.keep_alive_s, self._let_go, entry)
@@ -178,18 +165,13 @@ class ModelShelf:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def _stop_timer(self, entry: LoadedModel) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
-
     async def _unload(self, entry: LoadedModel) -> None:
         if self._take_off(entry):
             await self._close(entry)
 
     def _take_off(self, entry: LoadedModel) -> bool:
         """Let nobody find it any more; False if somebody has done so already."""
-        self._stop_timer(entry)
+        entry.stop_timer()
         if self.loaded.get(entry.model.name) is not entry:
             return False
         del self.loaded[entry.model.name]
@@ -200,18 +182,21 @@ class ModelShelf:
         await asyncio.to_thread(entry.llama.close)
         self._freed.set()
 
-    async def _load(self, model: ServedModel) -> LoadedModel:
-        """Load a model that fits; wait for those in use to make room for it."""
+    async def _bring(self, awaited: AwaitedModel) -> LoadedModel:
+        """What is waited for: loaded already, or once there is room for it."""
+        model = awaited.model
+        if (entry := self.loaded.get(model.name)) is not None:
+            return entry
         self._check_running()
         needed = await asyncio.to_thread(self.predicted_bytes, model)
-        await self._make_room(model, needed)
-        started = time.perf_counter()
-        loading = asyncio.ensure_future(asyncio.to_thread(self._open, model))
         try:
-            llama = await asyncio.shield(loading)
-        except asyncio.CancelledError:
-            # Who asked has left; what is loaded already is kept for the next one.
-            llama = await loading
+            await self._make_room(awaited, needed)
+        finally:
+            self._is_short_of_room = False
+        self._line.let_pass(self.loaded)
+        started = time.perf_counter()
+        # Who asked may leave meanwhile; it is kept for the next one.
+        llama = await asyncio.to_thread(self._open, model)
         logger.info("loaded %s in %.2f s", model.name, time.perf_counter() - started)
         entry = LoadedModel(model, llama, needed, self._keep_alive_s(model))
         self.loaded[model.name] = entry
@@ -225,8 +210,12 @@ class ModelShelf:
             return opener.open()
         return Llama(model.path, **self._engine, progress=self._hear_of_kernels)
 
-    async def _make_room(self, model: ServedModel, needed: int) -> None:
-        """Unload what has no work, the least recently used first, until ``needed`` bytes fit."""
+    async def _make_room(self, awaited: AwaitedModel, needed: int) -> None:
+        """Unload what has no work, the least recently used first, until ``needed`` bytes fit.
+
+        No text begins while those that run are waited for, so that they all end.
+        """
+        model = awaited.model
         while (available := self._free_bytes()) is not None and available < needed:
             idle = [entry for entry in self.loaded.values() if not entry.num_uses]
             if idle:
@@ -235,12 +224,17 @@ class ModelShelf:
             text = f"{model.name} needs {needed / 1e9:.2f} GB and {available / 1e9:.2f} GB are free"
             if not self.loaded:
                 raise RequestError(507, f"{text}; take a smaller model or context")
-            logger.info("%s; waiting for %s", text, ", ".join(self.loaded))
+            if not self._is_short_of_room:
+                logger.info("%s; waiting for %s", text, ", ".join(self.loaded))
+            self._is_short_of_room = True
             self._freed.clear()
             try:
                 await asyncio.wait_for(self._freed.wait(), WAIT_FOR_ROOM_S)
             except asyncio.TimeoutError:
                 raise too_busy(f"{text}; other models are in use", "no_memory", 503) from None
+            self._check_running()
+            if not awaited.is_wanted:
+                raise left()
 
     def _free_bytes(self) -> int | None:
         """What is free beside the weights of loaded models, which the system counts as free."""
@@ -269,4 +263,4 @@ class ModelShelf:
 
 
 WAIT_FOR_ROOM_S = 120.0
-"""How long a model waits for others to end their work before its request is sent away."""
+"""How long no text of others may end before those who wait for room are sent away."""
