@@ -67,6 +67,25 @@ def test_batches_tell_thinking_apart(run_cli: CliRunner, thinker: Path, tmp_path
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "thoughts"),
+    [("--no-think", [None, THOUGHT]), ("--max-thinking=1", ["Easy", THOUGHT])],
+)
+def test_batches_switch_thinking(
+    run_cli: CliRunner, thinker: Path, tmp_path: Path, option: str, thoughts: list[str | None]
+) -> None:
+    """By options of the command, which a line may overrule."""
+    prompts, texts = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    own = '"reasoning": true, "max_reasoning_tokens": null'
+    prompts.write_text(f'{{"prompt": "2 + 2?"}}\n{{"prompt": "2 + 2?", {own}}}\n')
+    result = run_cli("batch", thinker, prompts, texts, "--chat", "--temperature", "0", option)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in texts.read_text("utf-8").splitlines()]
+    lines.sort(key=lambda line: line["id"])
+    assert [line.get("reasoning") for line in lines] == thoughts
+    assert {line["text"] for line in lines} == {ANSWER}
+
+
 def dimmed(output: bytes) -> str:
     """All that was written in the dim style."""
     return "".join(re.findall(r"\x1b\[2m(.*?)\x1b\[0m", output.decode(), re.DOTALL))

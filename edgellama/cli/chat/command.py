@@ -18,7 +18,7 @@ from edgellama.cli.options.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options.machines_options import machines_options
-from edgellama.cli.options.options import given, limit_options, thinking_options
+from edgellama.cli.options.options import given, limit_options, shown_thinking_options
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
 from edgellama.cli.options.token_count import TokenCount
@@ -59,7 +59,7 @@ WAYS = ("drop", "stop", "error")
     help="Continue the conversation NAME, or begin one and keep it.",
 )
 @click.option("--plain", is_flag=True, help="Show replies as plain text, not as Markdown.")
-@thinking_options
+@shown_thinking_options
 @template_option
 @type_option
 @sampling_options(chat=True)

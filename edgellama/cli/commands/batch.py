@@ -25,7 +25,13 @@ from edgellama.cli.options.answer_options import answer_arguments, answer_option
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options.machines_options import address_option
-from edgellama.cli.options.options import count_option, given, limit_options, max_tokens_option
+from edgellama.cli.options.options import (
+    count_option,
+    given,
+    limit_options,
+    max_tokens_option,
+    thinking_options,
+)
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
 from edgellama.cli.output.batch_progress import Counts, batch_progress
@@ -51,6 +57,7 @@ CHAT_HELP = "Send each prompt as a chat message, or continue it as it is.  [defa
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt for chats that have none.")
 @template_option
+@thinking_options
 @click.option("--retry-errors", is_flag=True, help="Run lines again that have an error in OUT.")
 @adapter_option()
 @click.option("--ray", "is_on_ray", is_flag=True, help=RAY_HELP)
@@ -78,8 +85,9 @@ def command(
     Each line of IN is a JSON object with "prompt", or with "messages" for a chat. Its "id"
     (by default the line's number) names its line in OUT. A line may set options such as
     max_tokens, stop, schema, tools or temperature for itself alone. Each line of OUT has
-    "id" and either "text", "finish_reason" and "usage", or "error". Lines are written as
-    texts finish.
+    "id" and either "text", "finish_reason" and "usage", or "error". The thinking of a model
+    in a chat is "reasoning" there; a line of IN may have "reasoning" (true or false) and
+    "max_reasoning_tokens". Lines are written as texts finish.
 
     If the command is stopped, run it again: it skips the ids that OUT already has. - is
     standard input or output. Without MODEL, the starter model runs.

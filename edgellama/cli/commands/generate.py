@@ -23,8 +23,8 @@ from edgellama.cli.options.options import (
     json_option,
     limit_options,
     max_tokens_option,
+    shown_thinking_options,
     text_file_option,
-    thinking_options,
 )
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
@@ -59,7 +59,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
 @template_option
-@thinking_options
+@shown_thinking_options
 @click.option("--suffix", metavar="TEXT", help=SUFFIX_HELP)
 @click.option("--suffix-first", is_flag=True, help=SUFFIX_FIRST_HELP)
 @click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)

@@ -85,11 +85,14 @@ def _none_if_empty(
     return texts or None
 
 
-def thinking_options(command: Command) -> Command:
+def shown_thinking_options(command: Command) -> Command:
     """Adds whether a model is to think before it answers, and whether that is shown."""
-    command = click.option("--hide-thinking", is_flag=True, help="Do not show the thinking.")(
-        command
-    )
+    hide = click.option("--hide-thinking", is_flag=True, help="Do not show the thinking.")
+    return thinking_options(hide(command))
+
+
+def thinking_options(command: Command) -> Command:
+    """Adds whether a model is to think before it answers, and how long."""
     command = click.option(
         *("--max-thinking", "max_reasoning_tokens"),
         type=TokenCount(min=0),
