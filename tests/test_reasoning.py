@@ -348,6 +348,41 @@ def test_marks_are_those_of_template_or_vocabulary() -> None:
     assert (whole.closing, whole.tokens) == ("</thought>", frozenset())
 
 
+def test_words_that_a_template_asks_for_are_marks() -> None:
+    """Granite 3.2's template tells its model to think behind some words, once it is asked to."""
+    words = (
+        "{% if thinking %}{{ 'Write your thoughts after \\'Here is my thought process:\\' and your "
+        "response after \\'Here is my response:\\'.' }}{% endif %}"
+    )
+    template = words + TEMPLATES["plain"]
+    reply = "Here is my thought process:\n\nEasy.\n\nHere is my response:\n\nFour."
+    chat, engine = thinking_chat(reply, "Five.", template=template)
+    result = chat.send("What is 2 + 2?", reasoning=True)
+    assert (result.reasoning, result.text) == ("Easy.", "Four.")
+    assert "Here is my thought process:" in prompts_of(engine)[0]
+    other, engine = thinking_chat("Four.", template=template)
+    assert other.send("What is 2 + 2?").text == "Four."
+    assert "Here is" not in prompts_of(engine)[0]
+
+
+def test_thinking_may_be_parts_of_a_reply() -> None:
+    """As Mistral's clients write them, their thinking as text or in parts of its own."""
+    told = {"type": "thinking", "thinking": [{"type": "text", "text": "Easy."}]}
+    shorter = {"type": "thinking", "thinking": "So be it."}
+    said = {"type": "text", "text": "Four."}
+    wrong: dict[str, Any] = {"role": "assistant", "content": [{"type": "thinking", "thinking": 4}]}
+    for parts, reasoning, text in (
+        ([told, said], "Easy.", "Four."),
+        ([told, shorter, said], "Easy.\n\nSo be it.", "Four."),
+        ([shorter], "So be it.", ""),
+    ):
+        (message,) = checked_messages([{"role": "assistant", "content": parts}])
+        assert message == {"role": "assistant", "content": text, "reasoning": reasoning}
+    for refused in (wrong, {"role": "user", "content": [told]}):
+        with pytest.raises(InvalidOptionError):
+            checked_messages([refused])
+
+
 def test_a_saved_chat_keeps_its_thinking(tmp_path: Path) -> None:
     """What was thought is there again when the file is read."""
     chat, _ = thinking_chat("Hm.</think>Four.", **OPENED)

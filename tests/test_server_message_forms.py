@@ -21,6 +21,8 @@ from edgellama.server.settings import ServerSettings
 
 USER = {"role": "user", "content": "Hello"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Easy."}]}
+SAID = {"type": "text", "text": "Four."}
 CUT = {"id": "c2", "type": "function", "function": {"name": "f", "arguments": '{"a": "x'}}
 
 
@@ -65,6 +67,7 @@ def prompt(client: httpx.Client, messages: list[dict[str, Any]]) -> str:
         ([USER, reply([]), USER], [USER, reply(""), USER]),
         ([USER, reply(None, refusal="no"), USER], [USER, reply("no"), USER]),
         ([USER, reply([{"type": "refusal", "refusal": "no"}]), USER], [USER, reply("no"), USER]),
+        ([USER, reply([THOUGHT, SAID]), USER], [USER, reply("Four.", reasoning="Easy."), USER]),
         ([USER, reply("")], [USER]),
         ([USER, reply(None)], [USER]),
         ([USER, reply(" \n")], [USER]),

@@ -78,6 +78,20 @@ def content_text(content: object) -> str:
     )
 
 
+def parted_thinking(content: object) -> tuple[str, object]:
+    """The thinking among a reply's parts, as Mistral's clients write it, and its other content.
+
+    InvalidOptionError for thinking that is no text.
+    """
+    if isinstance(content, (str, bytes, bytearray)) or not isinstance(content, Sequence):
+        return "", content
+    thoughts = [part for part in content if _is_thought(part)]
+    others = [part for part in content if not _is_thought(part)]
+    if not thoughts:
+        return "", content
+    return "\n\n".join(content_text(part["thinking"]) for part in thoughts), others or ""
+
+
 def reply_message(result: Generation) -> Message:
     """The assistant's message that a generated text becomes: thinking, text, calls of tools."""
     reply: Message = {"role": "assistant", "content": result.text}
@@ -91,6 +105,10 @@ def reply_message(result: Generation) -> Message:
 def is_role(message: object, role: str) -> bool:
     """Whether a message, perhaps a malformed one, says that it is of this role."""
     return isinstance(message, Mapping) and message.get("role") == role
+
+
+def _is_thought(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "thinking" and "thinking" in part
 
 
 def _part_text(part: object) -> str:
@@ -124,14 +142,17 @@ def _checked(number: int, message: object, where: str, may_be_system: bool) -> M
 
 
 def _message(role: str, given: Mapping[str, object], calls: object) -> Message:
-    content = given.get("content")
+    content, parted = given.get("content"), ""
+    if role == "assistant":
+        parted, content = parted_thinking(content)
     # Clients write no content, or an empty list of parts, beside calls.
     text = "" if calls and not content else content_text(content)
     message: Message = {"role": role, "content": text}
     if calls:
         message["tool_calls"] = [call.as_openai() for call in checked_calls(calls)]
     if role == "assistant":
-        thought = next((given[name] for name in _REASONING_NAMES if given.get(name)), None)
+        thoughts = (given[name] for name in _REASONING_NAMES if given.get(name))
+        thought = next(thoughts, parted or None)
         if isinstance(thought, str):
             message["reasoning"] = thought
         elif thought is not None:

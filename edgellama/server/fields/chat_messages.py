@@ -8,10 +8,11 @@ template shows them there; else they are joined in front.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from edgellama.generation.chat.messages import content_text
+from edgellama.generation.chat.messages import content_text, parted_thinking
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.errors import refused
@@ -157,14 +158,15 @@ def _as_words(part: object) -> object:
 def _reply(message: Mapping[str, Any], place: str) -> dict[str, Any]:
     """A message of the assistant; beside calls, and where it refused, clients write no content."""
     content = _or_nothing(message.get("content")) or message.get("refusal") or ""
+    parted, content = _parted_thinking(content, place)
     if isinstance(content, list):
         content = [_as_text_part(part) for part in content]
     calls, cut = _without_cut_calls(message.get("tool_calls"))
     text = "\n".join(filter(None, [_text(content, place), *cut]))
     turn: dict[str, Any] = {"role": "assistant", "content": text}
     thoughts = [message.get(key) for key in _REASONING_KEYS]
-    thought = next((each for each in thoughts if isinstance(each, str) and each), None)
-    if thought is not None:
+    thought = next((each for each in thoughts if isinstance(each, str) and each), parted)
+    if thought:
         turn["reasoning"] = thought
     return {**turn, "tool_calls": calls} if calls else turn
 
@@ -214,7 +216,19 @@ def _cut_call(call: object) -> str | None:
 
 
 def _text(content: object, place: str) -> str:
-    try:
+    with _told(place):
         return content_text(content)
+
+
+def _parted_thinking(content: object, place: str) -> tuple[str, object]:
+    with _told(place):
+        return parted_thinking(content)
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    """Refuse what is no content, and say where it stands."""
+    try:
+        yield
     except InvalidOptionError as error:
         raise refused(place, f"{place}: {error.what}") from None

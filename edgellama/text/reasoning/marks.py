@@ -21,8 +21,10 @@ PAIRS = (
     ("<thinking>", "</thinking>"),
     ("<seed:think>", "</seed:think>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("Here is my thought process:", "Here is my response:"),
 )
-"""Opening and closing: DeepSeek's, Nous's and NVIDIA's, then Mistral's, then others'."""
+"""Opening and closing: DeepSeek's, Nous's and NVIDIA's, then Mistral's, then others', at last the
+words of Granite 3.2."""
 
 
 @dataclass(frozen=True)
