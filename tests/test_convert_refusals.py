@@ -16,6 +16,7 @@ from reference.family_member import write_safetensors
 
 from edgellama.convert import plan
 from edgellama.convert.model.description import ModelDescription, describe
+from edgellama.convert.model.strangers import STRANGERS
 from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.engine.weights import load_weights
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
@@ -62,13 +63,8 @@ def with_config(folder: Path, changes: dict[str, Any]) -> Path:
 
 
 FOREIGN: dict[str, dict[str, Any]] = {
-    "architecture 'Qwen3ForCausalLM'": {"architectures": ["Qwen3ForCausalLM"]},
     "architecture 'Gemma2ForCausalLM'": {"architectures": ["Gemma2ForCausalLM"]},
-    "architecture 'PhiForCausalLM'": {"architectures": ["PhiForCausalLM"]},
-    "architecture 'MixtralForCausalLM'": {"architectures": ["MixtralForCausalLM"]},
-    "architecture 'Llama4ForConditionalGeneration'": {
-        "architectures": ["Llama4ForConditionalGeneration"]
-    },
+    "architecture 'ElsewhereForCausalLM'": {"architectures": ["ElsewhereForCausalLM"]},
     "architecture 'MllamaForConditionalGeneration'": {
         "architectures": ["MllamaForConditionalGeneration"]
     },
@@ -90,6 +86,17 @@ def test_other_models(what: str, changes: dict[str, Any], tmp_path: Path) -> Non
     assert what in str(caught.value)
     assert "supported: Llama 1, 2, 3, 3.1" in str(caught.value)
     assert "LlamaForCausalLM, LLaMAForCausalLM, LongLlamaForCausalLM" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_well_known_architectures(name: str, tmp_path: Path) -> None:
+    """One line says what a model computes otherwise, and which models alike can be converted."""
+    stranger = STRANGERS[name]
+    with pytest.raises(UnsupportedModelError) as caught:
+        described(with_config(tmp_path / "model", {"architectures": [name]}))
+    instead = stranger.instead or "Llama 1, 2, 3, 3.1"
+    expected = f"architecture '{name}' cannot be converted: {stranger.why}; supported: {instead}"
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
 SCALINGS: dict[str, dict[str, Any]] = {

@@ -21,8 +21,6 @@ from edgellama.convert.model.derived_tensors import PickedRows
 from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor
 from edgellama.engine.engine import Engine
 from edgellama.quant.errors import (
-    EdgellamaError,
-    ModelFileError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
@@ -86,98 +84,6 @@ def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None
             logits.append(engine.forward([1, 2, 3], engine.new_cache(), logits="all"))
     np.testing.assert_array_equal(logits[0], logits[2])
     np.testing.assert_array_equal(logits[1], logits[2])
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "error", "message"),
-    [
-        (
-            "qwen2",
-            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-            | {"layer_types": None},
-            UnsupportedModelError,
-            "sliding window in some layers",
-        ),
-        (
-            "qwen2",
-            {"layer_types": ["full_attention", "sliding_attention"]},
-            UnsupportedModelError,
-            "sliding window in some layers",
-        ),
-        (
-            "qwen2",
-            {"use_sliding_window": True, "max_window_layers": 1, "layer_types": None}
-            | {"sliding_window": None},
-            UnsupportedModelError,
-            "sliding window in some layers",
-        ),
-        (
-            "phi3-long",
-            {
-                "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]},
-                "partial_rotary_factor": 0.75,
-            },
-            ModelFileError,
-            "short_factor of positions has 1 numbers; needed: 3",
-        ),
-        (
-            "phi3-long",
-            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 0, "x"]}},
-            ModelFileError,
-            "short_factor is of type list; allowed: a list of numbers above 0",
-        ),
-        (
-            "phi3",
-            {"rope_parameters": None, "partial_rotary_factor": 2},
-            ModelFileError,
-            "partial_rotary_factor is 2",
-        ),
-        (
-            "phi3-long",
-            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 2, 3, 1e-50]}},
-            ModelFileError,
-            "short_factor of positions is 1e-50 to 3; needed: what 32 bits hold",
-        ),
-        ("phi3", {"intermediate_size": 40}, ModelFileError, "gate_up_proj.* needed: 80 rows"),
-        ("phi3", {"num_key_value_heads": 3}, ModelFileError, "a divisor of num_attention_heads 4"),
-        ("internlm2", {"num_key_value_heads": 4}, ModelFileError, "wqkv.* needed: 96 rows"),
-        ("smollm3", {"no_rope_layers": [0, 1, 1, 1, 1]}, ModelFileError, "or 0 for each 4th"),
-        (
-            "smollm3",
-            {"use_sliding_window": True, "sliding_window": 8, "layer_types": None},
-            UnsupportedModelError,
-            "sliding window in some layers",
-        ),
-        ("granite4", {"num_local_experts": 4}, UnsupportedModelError, ": 4 experts cannot be"),
-        (
-            "granite4",
-            {"layer_types": ["attention", "mamba"]},
-            UnsupportedModelError,
-            "without experts, all layers of which are attention",
-        ),
-        (
-            "granite4",
-            {"position_embedding_type": None},
-            UnsupportedModelError,
-            "attention with rotary positions",
-        ),
-        ("granite", {"embedding_multiplier": 0}, ModelFileError, "embedding_multiplier is 0"),
-        ("granite", {"logits_scaling": "8"}, ModelFileError, "logits_scaling is '8'"),
-    ],
-)
-def test_what_is_no_llama(
-    name: str,
-    changes: dict[str, Any],
-    error: type[EdgellamaError],
-    message: str,
-    golden: dict[str, Any],
-    tmp_path: Path,
-) -> None:
-    """Settings without a place in a Llama, or that contradict the tensors, are told in a line."""
-    folder = write_relative(tmp_path / name, name, golden, **changes)
-    with pytest.raises(error, match=message) as caught:
-        convert(folder, tmp_path / "model.gguf", type="f32")
-    assert "\n" not in str(caught.value) and not (tmp_path / "model.gguf").exists()
 
 
 @pytest.mark.parametrize(("name", "fits"), [("qwen2", True), ("granite", False), ("phi3", False)])
@@ -289,15 +195,6 @@ def test_architectures_that_are_no_names(golden: dict[str, Any], tmp_path: Path)
     convert(folder, tmp_path / "model.gguf", type="f32")
     with GGUFFile(tmp_path / "model.gguf") as file:
         assert file.metadata["edgellama.source_architecture"] == "GraniteForCausalLM"
-
-
-def test_windows_that_no_layer_has(golden: dict[str, Any], tmp_path: Path) -> None:
-    """Where every layer says that it sees all, or the first with a window comes behind the last."""
-    kinds = {"layer_types": ["full_attention"] * 2, "max_window_layers": 0}
-    for number, changes in enumerate([kinds, {"layer_types": None, "max_window_layers": None}]):
-        own = {"use_sliding_window": True, "sliding_window": 8} | changes
-        folder = write_relative(tmp_path / f"qwen2-{number}", "qwen2", golden, **own)
-        convert(folder, tmp_path / f"{number}.gguf", type="f32")
 
 
 @pytest.mark.parametrize("name", ["internlm2", "phi3"])

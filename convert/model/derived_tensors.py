@@ -1,4 +1,4 @@
-"""Tensors that are made of another: some of its rows, or its values times a number.
+"""Tensors that are made of another: some of its rows, its values times a number, rows of length 1.
 
 They are read as their source is, a few rows at a time. Which tensors need it is left to who knows a
 family of models.
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from edgellama.convert.dequantize.elements import float_rows
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.formats import FORMATS_BY_NAME
+
+_SMALLEST_LENGTH = 1e-12
+"""What torch's normalize divides by at least."""
 
 
 class PickedRows(SourceTensor):
@@ -48,3 +51,21 @@ class MultipliedTensor(SourceTensor):
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         values = float_rows(self._tensor, first, last) * self._factor
         return values.view(np.uint8).reshape(last - first, self.row_bytes)
+
+
+class UnitRows(SourceTensor):
+    """A tensor's rows divided by their lengths, as F32; rows of zeros stay."""
+
+    def __init__(self, tensor: SourceTensor) -> None:
+        """UnsupportedModelError for a tensor that is no weight."""
+        _ = tensor.format  # Raises for what is no weight.
+        super().__init__(tensor.name, tensor.shape, FORMATS_BY_NAME["F32"])
+        self._tensor = tensor
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        values = float_rows(self._tensor, first, last)
+        lengths = np.sqrt(np.square(values, dtype=np.float64).sum(axis=1, keepdims=True))
+        unit: NDArray[np.float32] = values / np.maximum(lengths, _SMALLEST_LENGTH).astype(
+            np.float32
+        )
+        return unit.view(np.uint8).reshape(last - first, self.row_bytes)

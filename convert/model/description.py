@@ -35,7 +35,7 @@ from edgellama.convert.model.layout import SourceLayout
 from edgellama.convert.model.output_tie import OutputTie, decide_tie
 from edgellama.convert.model.pooling import FILE as POOLING_FILE
 from edgellama.convert.model.pooling import pooling_items
-from edgellama.convert.model.relatives import find_relative, renamed_keys
+from edgellama.convert.model.relatives import find_relative, renamed_keys, source_items
 from edgellama.convert.model.text_part import text_part
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.json_fields import Fields, read_fields
@@ -110,7 +110,7 @@ def describe(
     generation = read_fields(checkpoint.folder / FILE)
     items = (
         general_items(checkpoint, tensors, name)
-        | ({} if relative is None else relative.items(own))
+        | ({} if relative is None else source_items(own))
         | sampling_items(generation)
         | pooling_items(read_fields(checkpoint.folder / POOLING_FILE))
         | sizes.items()
@@ -124,13 +124,14 @@ def describe(
         *(*checkpoint.notes, *weights.notes, *family_notes(config)),
         *([tie.note] if tie.note else []),
         *_context_notes(sizes),
+        *(() if relative is None else relative.notes(weights.tensors)),
     )
     return ModelDescription(MappingProxyType(items), tuple(tensors), notes)
 
 
 def _context_notes(sizes: HyperParameters) -> tuple[str, ...]:
     """What the user should know of a context that is shorter than the model's."""
-    return () if sizes.scaling.longest is None else shorter_context_notes(sizes.context_length)
+    return () if sizes.limit is None else shorter_context_notes(sizes.context_length, sizes.limit)
 
 
 def _meta_tie(config: Fields, layout: SourceLayout) -> OutputTie:

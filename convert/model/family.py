@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgellama.convert.model.relatives import RELATIVES
+from edgellama.convert.model.strangers import STRANGERS, Stranger
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
@@ -27,7 +28,7 @@ ACTIVATIONS = ("silu", "swish")
 SUPPORTED = (
     "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
     f"({', '.join((*ARCHITECTURES, *HEADLESS))}), also inside LLaVA, Mistral 3, SmolVLM, Idefics 3 "
-    f"and Llama 3.2 Vision; {', '.join(relative.title for relative in RELATIVES.values())}"
+    f"and Llama 3.2 Vision; {', '.join(dict.fromkeys(r.title for r in RELATIVES.values()))}"
 )
 META_SCHEME = "int4_weight_int8_dynamic_activation"
 # Fields of params.json that only other kinds of model have.
@@ -51,7 +52,7 @@ def check_hugging_face(config: Fields) -> None:
     model_type = config.text("model_type")
     known = [name for name in architectures if name in (*ARCHITECTURES, *HEADLESS)]
     if architectures and not known:
-        raise _unsupported(config, f"architecture {shown(architectures[0])}")
+        raise _other_architecture(config, architectures[0])
     if not architectures and model_type not in MODEL_TYPES:
         raise _unsupported(config, f"model type {shown(model_type)}")
     activation = config.text("hidden_act") or ACTIVATIONS[0]
@@ -97,6 +98,13 @@ def family_notes(config: Fields) -> tuple[str, ...]:
             "texts that it generates mean nothing",
         )
     return ()
+
+
+def _other_architecture(config: Fields, name: str) -> UnsupportedModelError:
+    what = f"{config.source}: architecture {shown(name)} cannot be converted"
+    stranger = STRANGERS.get(name, Stranger(""))
+    why = f": {stranger.why}" if stranger.why else ""
+    return UnsupportedModelError(f"{what}{why}; supported: {stranger.instead or SUPPORTED}")
 
 
 def _unsupported(config: Fields, what: str) -> UnsupportedModelError:

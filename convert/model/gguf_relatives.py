@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.model.hparams import SCALED_POSITIONS
 from edgellama.convert.model.packed_matrices import apart, below_each_other
 from edgellama.convert.model.relatives import renamed_keys
 from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
@@ -58,12 +59,9 @@ def llama_of_gguf(
     return renamed_keys(own, "llama", of=keys.architecture), found, notes
 
 
-def shorter_context_notes(length: int) -> tuple[str, ...]:
+def shorter_context_notes(length: int, reason: str = SCALED_POSITIONS) -> tuple[str, ...]:
     """What the user should know of a context that is shorter than the model's."""
-    return (
-        "positions of longer texts are scaled in a way that GGUF has no keys for: the context is "
-        f"{length} tokens",
-    )
+    return (f"{reason} that GGUF has no keys for: the context is {length} tokens",)
 
 
 def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:

@@ -21,11 +21,17 @@ from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 MAX_BLOCKS = 4096
 ROTATED = "edgellama_rotated"
-"""A field of our own in the configurations that relatives of a Llama get."""
+WINDOWED_FROM, SCALED_FROM = "edgellama_windowed_from", "edgellama_scaled_from"
+"""Fields of our own in the configurations that relatives of a Llama get: rotated elements of a
+head; tokens beyond which some layers have a window, and positions another scale."""
 # What config.json leaves out has these values in transformers.
 _DEFAULT_CONTEXT = 2048
 _DEFAULT_EPSILON = 1e-6
 _DEFAULT_BASE = 10000.0
+
+SCALED_POSITIONS = "positions of longer texts are scaled in a way"
+SOME_WINDOWS = "in longer texts some layers attend to the last tokens alone, a window"
+"""What GGUF has no keys for."""
 
 Rows = Callable[[str], int | None]
 """Rows of the tensor with a GGUF name; None if there is none of two dimensions."""
@@ -49,6 +55,8 @@ class HyperParameters:
     sliding_window: int | None = None
     rotated: int | None = None
     """Elements of a head that positions rotate; None for all."""
+    limit: str | None = None
+    """Why the context is shorter than the model's: what no key of GGUF tells."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.block_count <= MAX_BLOCKS:
@@ -100,11 +108,12 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
     rope = rope_fields(config)
     length = _context_length(config)
     scaling = read_scaling(rope, length)
+    length, limit = _limited(config, scaling, scaling.context_length(config, length))
     return _named(
         config,
         lambda: HyperParameters(
             vocab_size=config.size("vocab_size", rows("token_embd.weight")),
-            context_length=scaling.context_length(config, length),
+            context_length=length,
             embedding_length=width,
             block_count=config.size("num_hidden_layers"),
             feed_forward_length=config.size("intermediate_size", rows("blk.0.ffn_gate.weight")),
@@ -116,8 +125,18 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
             scaling=scaling,
             sliding_window=_sliding_window(config) if _is_mistral(config) else None,
             rotated=config.size(ROTATED) if config.has(ROTATED) else None,
+            limit=limit,
         ),
     )
+
+
+def _limited(config: Fields, scaling: RopeScaling, length: int) -> tuple[int, str | None]:
+    """The context within which the model is a Llama, and what is other beyond it."""
+    limit = None if scaling.longest is None else SCALED_POSITIONS
+    for name, reason in ((SCALED_FROM, SCALED_POSITIONS), (WINDOWED_FROM, SOME_WINDOWS)):
+        if config.has(name) and config.size(name) < length:
+            length, limit = config.size(name), reason
+    return length, limit
 
 
 def _context_length(config: Fields) -> int:

@@ -1,37 +1,26 @@
 """Matrices that some checkpoints have in one, apart: queries, keys and values, gate and up.
 
-Phi-3 and Granite 4 put one below the other. InternLM 2 puts the queries of each key head before it
-and its values, and has Meta's names for the rest.
+Phi-3, GLM, Baichuan and Granite 4 put one below the other. InternLM 2 puts the queries of each key
+head before it and its values, and TeleChat each key head before its values. Names that are no
+Llama's are ``tensor_names``'.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from edgellama.convert.model.derived_tensors import PickedRows
+from edgellama.convert.model.derived_tensors import PickedRows, UnitRows
 from edgellama.convert.model.hparams import head_size
+from edgellama.convert.model.tensor_names import INTERNLM2, TELECHAT, renamed
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.error_text import shape_text, shown
 from edgellama.quant.errors import ModelFileError
 
-_INTERNLM2 = MappingProxyType(
-    {
-        "tok_embeddings": "embed_tokens",
-        "attention_norm": "input_layernorm",
-        "attention.wo": "self_attn.o_proj",
-        "attention.wqkv": "self_attn.wqkv",
-        "ffn_norm": "post_attention_layernorm",
-        "feed_forward.w1": "mlp.gate_proj",
-        "feed_forward.w2": "mlp.down_proj",
-        "feed_forward.w3": "mlp.up_proj",
-    }
-)
-_NAME = re.compile(r"(.*?)(" + "|".join(map(re.escape, _INTERNLM2)) + r")\.(weight|bias)")
 Runs = Mapping[str, list[range]]
+Tensors = Mapping[str, SourceTensor]
+_MAX_HEADS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,69 +36,95 @@ class _Heads:
         queries = config.size("num_attention_heads")
         keys = config.size("num_key_value_heads", queries)
         size = head_size(config)
+        if queries > _MAX_HEADS:
+            raise config.error("num_attention_heads", f"up to {_MAX_HEADS}")
         if queries % keys:
             raise config.error("num_key_value_heads", f"a divisor of num_attention_heads {queries}")
         return cls(queries, keys, size)
 
+    @property
+    def runs(self) -> Runs:
+        """The rows of queries, keys and values below each other."""
+        shared = self.keys * self.size
+        rows = {"q_proj": self.queries * self.size, "k_proj": shared, "v_proj": shared}
+        return below_each_other(rows)
 
-def phi3_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
+    def in_turn(self, counts: Mapping[str, int]) -> Runs:
+        """The rows of parts of which each key head has ``counts`` heads, one after the other."""
+        width = sum(counts.values()) * self.size
+        runs, place = {}, 0
+        for part, count in counts.items():
+            starts = range(place, place + self.keys * width, width)
+            runs[part] = [range(start, start + count * self.size) for start in starts]
+            place += count * self.size
+        return runs
+
+
+def phi3_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
     """Phi-3's tensors as a Llama's; ModelFileError for a matrix of another number of rows."""
-    heads, hidden = _Heads.of(config), config.size("intermediate_size")
-    shared = heads.keys * heads.size
-    attention = {"q_proj": heads.queries * heads.size, "k_proj": shared, "v_proj": shared}
-    parts = {"qkv_proj": attention, "gate_up_proj": {"gate_proj": hidden, "up_proj": hidden}}
+    parts = {"qkv_proj": _Heads.of(config).runs, "gate_up_proj": _gate_and_up(config)}
     return _all_apart(tensors, config.source, parts)
 
 
-def granite4_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
+def glm_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
+    """GLM's tensors as a Llama's, gate and up apart, as ``phi3_apart``."""
+    return _all_apart(tensors, config.source, {"gate_up_proj": _gate_and_up(config)})
+
+
+def granite4_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
     """Granite 4's tensors under a Llama's names, gate and up apart, as ``phi3_apart``."""
-    hidden = config.size("shared_intermediate_size")
     named = {
         name.replace(".shared_mlp.", ".mlp.").replace(".output_linear.", ".down_proj."): tensor
         for name, tensor in tensors.items()
     }
-    parts = {"input_linear": {"gate_proj": hidden, "up_proj": hidden}}
-    return _all_apart(named, config.source, parts)
+    return _all_apart(named, config.source, {"input_linear": _gate_and_up(config)})
 
 
-def internlm2_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
+def baichuan_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
+    """Baichuan's tensors as a Llama's, queries, keys and values apart, as ``phi3_apart``."""
+    return _all_apart(tensors, config.source, {"W_pack": _Heads.of(config).runs})
+
+
+def baichuan2_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
+    """Baichuan 2's, whose output has rows of length 1, however they are stored."""
+    found = baichuan_apart(tensors, config)
+    heads = (name for name in found if name.endswith("lm_head.weight"))
+    return found | {name: UnitRows(found[name]) for name in heads}
+
+
+def internlm2_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
     """InternLM 2's tensors as a Llama's; ModelFileError for a matrix of another number of rows."""
-    heads, found = _Heads.of(config), dict[str, SourceTensor]()
-    shared, size = heads.queries // heads.keys, heads.size
-    starts = [group * (shared + 2) * size for group in range(heads.keys)]
-    runs = {
-        "q_proj": [range(start, start + shared * size) for start in starts],
-        "k_proj": [range(start + shared * size, start + (shared + 1) * size) for start in starts],
-        "v_proj": [
-            range(start + (shared + 1) * size, start + (shared + 2) * size) for start in starts
-        ],
-    }
-    for name, tensor in tensors.items():
-        match = _NAME.fullmatch(name)
-        plain = f"{match[1]}{_INTERNLM2[match[2]]}.{match[3]}" if match else name
-        if plain == "output.weight":
-            plain = "lm_head.weight"
-        stem = plain.removesuffix("wqkv.weight")
-        if stem != plain:
-            found |= apart(f"{config.source}: ", tensor, stem, runs)
-        else:
-            found[plain] = tensor.renamed(plain)
-    return found
+    heads = _Heads.of(config)
+    runs = heads.in_turn({"q_proj": heads.queries // heads.keys, "k_proj": 1, "v_proj": 1})
+    return _all_apart(renamed(tensors, INTERNLM2, config.source), config.source, {"wqkv": runs})
 
 
-def _all_apart(
-    tensors: Mapping[str, SourceTensor], source: str, parts: Mapping[str, Mapping[str, int]]
-) -> dict[str, SourceTensor]:
-    """The tensors, those apart whose matrices are ``parts``: rows of each, below each other."""
+def telechat_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
+    """TeleChat's tensors as a Llama's, as ``internlm2_apart``."""
+    runs = _Heads.of(config).in_turn({"k_proj": 1, "v_proj": 1})
+    return _all_apart(renamed(tensors, TELECHAT, config.source), config.source, {"key_value": runs})
+
+
+def _gate_and_up(config: Fields) -> Runs:
+    hidden = config.size("intermediate_size")
+    return below_each_other({"gate_proj": hidden, "up_proj": hidden})
+
+
+def _all_apart(tensors: Tensors, source: str, parts: Mapping[str, Runs]) -> dict[str, SourceTensor]:
+    """The tensors, those apart whose matrices are ``parts``: runs of rows of each."""
     found: dict[str, SourceTensor] = {}
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")
         stem, _, matrix = module.rpartition(".")
         if matrix in parts and kind == "weight":
-            runs = below_each_other(parts[matrix])
-            found |= apart(f"{source}: ", tensor, f"{stem}.", runs)
+            pieces = apart(f"{source}: ", tensor, f"{stem}.", parts[matrix])
         else:
-            found[name] = tensor
+            pieces = {name: tensor}
+        if twice := found.keys() & pieces.keys():
+            raise ModelFileError(
+                f"{source}: {shown(min(twice))} is there twice, once in {shown(name)}; needed: once"
+            )
+        found |= pieces
     return found
 
 

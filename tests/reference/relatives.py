@@ -84,6 +84,29 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "minicpm": ("MiniCPM", {"tie_word_embeddings": True, **MINICPM}),
     "internlm3": ("InternLM3", {"head_dim": 12}),
     "internlm2": ("InternLM2", {}),
+    "glm": ("Glm", {"head_dim": 8}),
+    "hyperclovax": (
+        "HyperCLOVAX",
+        {**GRANITE, "logits_scaling": 0.125, "attention_multiplier": None, "use_post_norm": False},
+    ),
+    "cwm": ("Cwm", {"head_dim": 8, "sliding_window": 32, "num_hidden_layers": 5}),
+    "ministral": ("Ministral", {"head_dim": 12, "sliding_window": 8}),
+    "qwen2-windows": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1},
+    ),
+    "mimo": ("MiMo", {"num_nextn_predict_layers": 1}),
+    "exaone": ("Exaone", {"tie_word_embeddings": True}),
+    "kormo": ("KORMo", {}),
+    "baichuan": ("BaiChuan", {"num_key_value_heads": 4}),
+    "baichuan2": ("Baichuan", {"num_key_value_heads": 4}),
+    "telechat": ("TeleChat2", {"training_seqlen": 200, "base_seqlen": 64}),
+    "internlm": ("InternLM", {"attention_bias": True, "rotary": {"type": "dynamic", "base": 2e4}}),
+    "teleflm": (
+        "TeleFLM",
+        {"use_mup": True, "input_mult": 12.0, "output_mult": 1.5, "mup_scale_factor": 6.0},
+    ),
+    "xverse": ("Xverse", {}),
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
 

@@ -1,0 +1,208 @@
+"""Settings of other architectures as those of a Llama: windows, positions, sizes of other names.
+
+Each function takes a configuration and gives the fields that are other ones in the Llama's, or
+refuses what no Llama can be. Multipliers are ``multipliers``'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from edgellama.convert.model.hparams import (
+    MAX_BLOCKS,
+    ROTATED,
+    SCALED_FROM,
+    WINDOWED_FROM,
+    head_size,
+)
+from edgellama.convert.model.multipliers import multiplied_settings
+from edgellama.convert.model.relative import Settings
+from edgellama.convert.sources.json_fields import Fields
+from edgellama.quant.config_keys import USUAL_ARCHITECTURE
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.quant.model_config import UNROTATED_STEPS
+
+SMOLLM3 = "smollm3"
+SLIDING, WHOLE = "sliding_attention", "full_attention"
+_NONE: Settings = MappingProxyType({})
+_MISTRAL: Settings = MappingProxyType(
+    {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "use_sliding_window": True}
+)
+_TELECHAT = MappingProxyType(
+    {
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "intermediate_size": "ffn_hidden_size",
+        "rms_norm_eps": "layer_norm_epsilon",
+        "max_position_embeddings": "seq_length",
+    }
+)
+_EXAONE = MappingProxyType(
+    {
+        "num_hidden_layers": "num_layers",
+        "rms_norm_eps": "layer_norm_epsilon",
+        "hidden_act": "activation_function",
+    }
+)
+_BAICHUAN_13B = 5120
+"""The width of the Baichuan models that have slopes instead of rotary positions."""
+_TELECHAT_LENGTH = 4096
+"""Tokens from which the first TeleChat stretches its positions, which its code has as a number."""
+
+
+def qwen2_windows(config: Fields) -> Settings:
+    """Those of Qwen 2 are off in what is published, and begin with a layer."""
+    first = config.values.get("max_window_layers")
+    window = _window(config, is_used=config.flag("use_sliding_window", False))
+    return _windows(config, window, lambda layer: not isinstance(first, int) or layer >= first)
+
+
+def smollm3_windows(config: Fields) -> Settings:
+    """SmolLM 3 has them in layers without positions."""
+    rotated = _rotated_layers(config)
+    window = _window(config, is_used=config.flag("use_sliding_window", False))
+    return _windows(config, window, lambda layer: layer < len(rotated) and not rotated[layer])
+
+
+def ministral_windows(config: Fields) -> Settings:
+    """Ministral has them in all layers, unless it names the layers."""
+    return _windows(config, _window(config, is_used=True), lambda layer: True)
+
+
+def cwm_windows(config: Fields) -> Settings:
+    """CWM sees everything in each fourth layer, beginning with the first."""
+    return _windows(config, _window(config, is_used=True), lambda layer: layer % 4 != 0)
+
+
+def _window(config: Fields, *, is_used: bool) -> int | None:
+    return config.size("sliding_window") if is_used and config.has("sliding_window") else None
+
+
+def _windows(config: Fields, window: int | None, usual: Callable[[int], bool]) -> Settings:
+    """Windows by layer; ``usual``: whether a layer has one where ``layer_types`` is silent."""
+    layers, kinds = config.size("num_hidden_layers"), config.items("layer_types")
+    strangers = [kind for kind in kinds if kind not in (SLIDING, WHOLE)]
+    if strangers or (kinds and len(kinds) != layers):
+        raise config.error("layer_types", f"{layers} times {WHOLE} or {SLIDING}")
+    are_windowed = [kind == SLIDING for kind in kinds] or [
+        window is not None and usual(layer) for layer in range(min(layers, MAX_BLOCKS))
+    ]
+    if not any(are_windowed):
+        return MappingProxyType({"sliding_window": None})
+    if window is None:
+        raise ModelFileError(
+            f"{config.source}: layer_types has {SLIDING}, and no window is in use; needed: "
+            "sliding_window, and use_sliding_window true where there is one"
+        )
+    if all(are_windowed):
+        return {**_MISTRAL, "sliding_window": window}
+    return {"sliding_window": None, WINDOWED_FROM: window}
+
+
+def rotated_in_part(config: Fields) -> Settings:
+    """Phi-4-mini and GLM rotate the first elements of a head alone."""
+    name = "partial_rotary_factor"
+    whole = next((f for f in ("rope_parameters", "rope_scaling") if config.fields(f)), "")
+    rope = config.fields(whole)
+    fields = rope if rope.has(name) else config
+    size = head_size(config)
+    rotated = int(size * fields.positive(name, 1.0))
+    if not 2 <= rotated <= size or rotated % 2:
+        raise fields.error(name, f"what leaves an even number of {size} elements of a head")
+    settings: dict[str, object] = {name: None, ROTATED: rotated}
+    return settings | ({whole: {**rope.values, name: 1.0}} if whole else {})
+
+
+def granite4_settings(config: Fields) -> Settings:
+    """Granite 4 without experts and Mamba layers is Granite 3 under other names."""
+    kinds, attention = config.items("layer_types"), ("attention", WHOLE)
+    others = [kind for kind in kinds if kind not in attention]
+    experts = config.values.get("num_local_experts", 8)
+    if not kinds or others or experts or config.text("position_embedding_type") != "rope":
+        what = f"{shown(experts)} experts" if experts else f"layers of {shown(others or kinds)}"
+        raise UnsupportedModelError(
+            f"{config.source}: {what} cannot be converted; supported: Granite 4 without experts, "
+            "all layers of which are attention with rotary positions"
+        )
+    sizes = {"intermediate_size": config.size("shared_intermediate_size")}
+    return {**multiplied_settings(config), **sizes, "num_local_experts": None}
+
+
+def exaone_settings(config: Fields) -> Settings:
+    """EXAONE 3 has other names for sizes, as GPT-2."""
+    return _by_their_names(config, _EXAONE)
+
+
+def internlm_settings(config: Fields) -> Settings:
+    """InternLM 1 tells of its positions in an object of its own."""
+    rotary = config.fields("rotary")
+    kind = rotary.text("type") or "origin"
+    if kind not in ("origin", "dynamic"):
+        raise rotary.error("type", "origin, dynamic")
+    scaling = {"rope_type": kind, "factor": rotary.positive("scaling_factor", 1.0)}
+    return {
+        "rope_theta": rotary.positive("base", config.positive("rope_theta", 10000.0)),
+        "rope_scaling": scaling if kind == "dynamic" else None,
+    }
+
+
+def telechat_settings(config: Fields) -> Settings:
+    """TeleChat's sizes have other names; its base is stretched to the length of the training.
+
+    Texts that are longer than that have other positions.
+    """
+    settings = dict(_by_their_names(config, _TELECHAT))
+    if not config.has("training_seqlen"):
+        return settings
+    trained = config.size("training_seqlen")
+    stretched = config.size("base_seqlen", _TELECHAT_LENGTH)
+    size = head_size(Fields({**config.values, **settings}, config.source, config.prefix))
+    alpha = max(2 ** math.ceil(math.log(trained / stretched, 2) + 1) - 1, 1)
+    if alpha > 1 and size <= 2:
+        raise config.error("hidden_size", "heads of more than 2 elements")
+    base = config.positive("rope_theta", 10000.0) * alpha ** (size / max(1, size - 2))
+    return settings | {"rope_theta": base, SCALED_FROM: trained}
+
+
+def _by_their_names(config: Fields, names: Mapping[str, str]) -> Settings:
+    """A Llama's fields, from those that an architecture calls otherwise."""
+    return {ours: config.values[own] for ours, own in names.items() if config.has(own)}
+
+
+def baichuan_settings(config: Fields) -> Settings:
+    """The 13B models have no rotation; their configuration says it by its sizes alone."""
+    if not config.has("max_position_embeddings") or config.size("hidden_size") == _BAICHUAN_13B:
+        raise UnsupportedModelError(
+            f"{config.source}: Baichuan 13B tells positions by slopes (ALiBi), which cannot be "
+            "converted; supported: Baichuan 7B and Baichuan 2 7B"
+        )
+    return _NONE
+
+
+def without_clipping(config: Fields) -> Settings:
+    """IQuest-Coder can clip queries, keys and values, and does not in what is published."""
+    for name in ("clip_qkv", "sliding_window"):
+        if config.has(name):
+            raise config.error(name, "null")
+    return _NONE
+
+
+def smollm3(config: Fields) -> str:
+    """SmolLM 3's positions are in some layers; GGUF has a name for its own choice of them alone."""
+    layers, rotated = config.size("num_hidden_layers"), _rotated_layers(config)
+    if all(rotated):
+        return USUAL_ARCHITECTURE
+    step = UNROTATED_STEPS[SMOLLM3]
+    if list(map(bool, rotated)) != [(layer + 1) % step != 0 for layer in range(layers)]:
+        raise config.error("no_rope_layers", f"1 for all layers, or 0 for each {step}th")
+    return SMOLLM3
+
+
+def _rotated_layers(config: Fields) -> list[object]:
+    """1 for the layers with positions, 0 for the others."""
+    layers, interval = config.size("num_hidden_layers"), config.size("no_rope_layer_interval", 4)
+    usual: list[object] = [int((i + 1) % interval != 0) for i in range(min(layers, MAX_BLOCKS))]
+    return config.items("no_rope_layers") or usual

@@ -1,0 +1,80 @@
+"""Names of tensors in checkpoints that are a Llama's under other words.
+
+A table gives a Llama's words for each of an architecture's; matrices that are two in a Llama are
+``packed_matrices``'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import ModelFileError
+
+Words = Mapping[str, str]
+_GPT2 = {".transformer.h.": ".model.layers.", ".transformer.": ".model.", ".ln_f.": ".norm."}
+INTERNLM2: Words = MappingProxyType(
+    {
+        ".tok_embeddings.": ".embed_tokens.",
+        ".attention_norm.": ".input_layernorm.",
+        ".attention.wo.": ".self_attn.o_proj.",
+        ".attention.wqkv.": ".self_attn.wqkv.",
+        ".ffn_norm.": ".post_attention_layernorm.",
+        ".feed_forward.w1.": ".mlp.gate_proj.",
+        ".feed_forward.w2.": ".mlp.down_proj.",
+        ".feed_forward.w3.": ".mlp.up_proj.",
+        ".output.": ".lm_head.",
+    }
+)
+EXAONE: Words = MappingProxyType(
+    {
+        **_GPT2,
+        ".wte.": ".embed_tokens.",
+        ".ln_1.": ".input_layernorm.",
+        ".attn.attention.out_proj.": ".self_attn.o_proj.",
+        ".attn.attention.": ".self_attn.",
+        ".ln_2.": ".post_attention_layernorm.",
+        ".mlp.c_fc_0.": ".mlp.gate_proj.",
+        ".mlp.c_fc_1.": ".mlp.up_proj.",
+        ".mlp.c_proj.": ".mlp.down_proj.",
+    }
+)
+TELECHAT: Words = MappingProxyType(
+    {
+        **_GPT2,
+        ".word_embeddings.": ".embed_tokens.",
+        ".self_attention.query.": ".self_attn.q_proj.",
+        ".self_attention.dense.": ".self_attn.o_proj.",
+        ".self_attention.": ".self_attn.",
+    }
+)
+KORMO: Words = MappingProxyType(
+    {
+        ".pre_attention_layernorm.": ".input_layernorm.",
+        ".pre_mlp_layernorm.": ".post_attention_layernorm.",
+    }
+)
+
+
+def renamed(
+    tensors: Mapping[str, SourceTensor], words: Words, source: str
+) -> dict[str, SourceTensor]:
+    """The tensors by a Llama's names; ModelFileError for two of one name.
+
+    ``source``: the file that errors name.
+    """
+    found: dict[str, SourceTensor] = {}
+    for name, tensor in tensors.items():
+        plain = f".{name}"
+        for own, llamas in words.items():
+            plain = plain.replace(own, llamas)
+        plain = plain[1:]
+        if plain in found:
+            raise ModelFileError(
+                f"{source}: tensors {shown(found[plain].name)} and {shown(name)} are both "
+                f"{shown(plain)}; needed: one"
+            )
+        found[plain] = tensor
+    return found

@@ -1,0 +1,221 @@
+"""Architectures that transformers does not have, as the models there that compute the same.
+
+What each does is taken from its own published code: the names of its tensors, how it cuts products
+of matrices that lie in one, and what it multiplies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reference.relatives import MINICPM, RELATIVES, SIZES
+
+HEAD_SIZE = SIZES["hidden_size"] // SIZES["num_attention_heads"]
+GROUPS = SIZES["num_attention_heads"] // SIZES["num_key_value_heads"]
+Parts = Mapping[str, Any]
+GPT2 = {"transformer.h.": "model.layers.", "transformer.": "model.", ".ln_f.": ".norm."}
+
+
+def _same(weights: dict[str, Any]) -> dict[str, Any]:
+    return weights
+
+
+@dataclass(frozen=True)
+class Twin:
+    """``known``: the beginning of the class in transformers. ``settings``: its own, which
+    config.json does not have. ``renamed``: fields of config.json by those of the twin. ``words``:
+    in names of tensors, by the twin's. ``packed``: of a matrix in one, the parts, and how the
+    product is cut: rows become those of each part. ``biased``: modules with biases, others have
+    none although the twin has. ``finished``: the last that is done to weights.
+    """
+
+    known: str = "Llama"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cut: Callable[[Any], tuple[Any, ...]] = tuple
+    biased: tuple[str, ...] | None = None
+    finished: Callable[[dict[str, Any]], dict[str, Any]] = _same
+
+    def own_shapes(self, shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
+        """The shapes of the architecture's tensors, from its twin's."""
+        found: dict[str, list[int]] = {}
+        for name, shape in shapes.items():
+            module, _, kind = name.rpartition(".")
+            if kind == "bias" and self.biased is not None and not module.endswith(self.biased):
+                continue
+            whole = next(
+                (whole for whole, parts in self.packed.items() if module.endswith(parts)), ""
+            )
+            if whole:
+                own = f"{module.rpartition('.')[0]}.{whole}.{kind}"
+                rows = found.get(self._own(own), [0])[0] + shape[0]
+                found[self._own(own)] = [rows, *shape[1:]]
+            else:
+                found[self._own(name)] = shape
+        return found
+
+    def twins_weights(
+        self, weights: Mapping[str, Any], shapes: Mapping[str, list[int]], zeros: Any
+    ) -> dict[str, Any]:
+        """The twin's weights, from the architecture's own; ``zeros`` makes biases it lacks."""
+        found: dict[str, Any] = {}
+        for own, values in weights.items():
+            name = self._twins(own)
+            stem, _, kind = name.rpartition(".")
+            stem, _, module = stem.rpartition(".")
+            if module in self.packed:
+                pieces = zip(self.packed[module], self.cut(values), strict=True)
+                found |= {f"{stem}.{part}.{kind}": piece for part, piece in pieces}
+            else:
+                found[name] = values
+        lacking = {name: zeros(shape) for name, shape in shapes.items() if name not in found}
+        return self.finished(found | lacking)
+
+    def _own(self, name: str) -> str:
+        for own, twins in self.words.items():
+            name = name.replace(twins, own)
+        return name
+
+    def _twins(self, name: str) -> str:
+        for own, twins in self.words.items():
+            name = name.replace(own, twins)
+        return name
+
+
+def _thirds(values: Any) -> tuple[Any, ...]:
+    """Baichuan's unflatten(-1, (3, hidden_size)) of the product."""
+    return tuple(values.reshape(3, -1, values.shape[1]))
+
+
+def _in_pairs(values: Any) -> tuple[Any, ...]:
+    """TeleChat's view of (heads, 2 * head size), split along its last axis."""
+    states = values.reshape(-1, 2, HEAD_SIZE, values.shape[1])
+    return tuple(states[:, place].reshape(-1, values.shape[1]) for place in range(2))
+
+
+def _in_groups(values: Any) -> tuple[Any, ...]:
+    """InternLM 2's: the queries of a key head, the key, the value."""
+    width = values.shape[1]
+    states = values.reshape(-1, GROUPS + 2, HEAD_SIZE, width)
+    parts = states[:, :GROUPS], states[:, -2], states[:, -1]
+    return tuple(part.reshape(-1, width) for part in parts)
+
+
+def _unit_rows(weights: dict[str, Any]) -> dict[str, Any]:
+    """Baichuan 2's NormHead."""
+    head = weights["lm_head.weight"]
+    length = (head * head).sum(1, keepdims=True) ** 0.5
+    return weights | {"lm_head.weight": head / length}
+
+
+def _telechat_base() -> float:
+    """What TeleChat's RotaryEmbedding computes up to the length of its training."""
+    settings = RELATIVES["telechat"][1]
+    stretch = math.log(settings["training_seqlen"] / settings["base_seqlen"], 2) + 1
+    alpha = max(2 ** math.ceil(stretch) - 1, 1)
+    return float(10000 * alpha ** (HEAD_SIZE / (HEAD_SIZE - 2)))
+
+
+def _multiplied(embedding: float, residual: float, logits: float) -> Twin:
+    settings = {
+        "embedding_multiplier": embedding,
+        "residual_multiplier": residual,
+        "logits_scaling": logits,
+        "attention_multiplier": 1 / math.sqrt(HEAD_SIZE),
+    }
+    return Twin("Granite", settings=settings)
+
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj")
+_MUP = RELATIVES["teleflm"][1]
+TWINS: Mapping[str, Twin] = {
+    "MiMo": Twin("Qwen2"),
+    "Xverse": Twin(),
+    "InternLM3": Twin(),
+    "InternLM": Twin(
+        settings={
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "factor": 1.0,
+                "rope_theta": RELATIVES["internlm"][1]["rotary"]["base"],
+            }
+        }
+    ),
+    "InternLM2": Twin(
+        words={
+            "model.tok_embeddings.": "model.embed_tokens.",
+            ".attention_norm.": ".input_layernorm.",
+            ".ffn_norm.": ".post_attention_layernorm.",
+            ".attention.wo.": ".self_attn.o_proj.",
+            ".attention.wqkv.": ".self_attn.wqkv.",
+            ".feed_forward.w1.": ".mlp.gate_proj.",
+            ".feed_forward.w2.": ".mlp.down_proj.",
+            ".feed_forward.w3.": ".mlp.up_proj.",
+            "output.": "lm_head.",
+        },
+        packed={"wqkv": _ATTENTION},
+        cut=_in_groups,
+    ),
+    "MiniCPM": _multiplied(
+        MINICPM["scale_emb"],
+        MINICPM["scale_depth"] / math.sqrt(SIZES["num_hidden_layers"]),
+        SIZES["hidden_size"] / MINICPM["dim_model_base"],
+    ),
+    "TeleFLM": _multiplied(_MUP["input_mult"], 1.0, _MUP["mup_scale_factor"] / _MUP["output_mult"]),
+    "KORMo": Twin(
+        words={
+            ".pre_attention_layernorm.": ".input_layernorm.",
+            ".pre_mlp_layernorm.": ".post_attention_layernorm.",
+        }
+    ),
+    "Exaone": Twin(
+        renamed={
+            "num_hidden_layers": "num_layers",
+            "rms_norm_eps": "layer_norm_epsilon",
+            "hidden_act": "activation_function",
+        },
+        words={
+            **GPT2,
+            ".wte.": ".embed_tokens.",
+            ".ln_1.": ".input_layernorm.",
+            ".ln_2.": ".post_attention_layernorm.",
+            ".attn.attention.out_proj.": ".self_attn.o_proj.",
+            ".attn.attention.": ".self_attn.",
+            ".mlp.c_fc_0.": ".mlp.gate_proj.",
+            ".mlp.c_fc_1.": ".mlp.up_proj.",
+            ".mlp.c_proj.": ".mlp.down_proj.",
+        },
+    ),
+    "BaiChuan": Twin(packed={"W_pack": _ATTENTION}, cut=_thirds),
+    "Baichuan": Twin(packed={"W_pack": _ATTENTION}, cut=_thirds, finished=_unit_rows),
+    "TeleChat2": Twin(
+        settings={
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": _telechat_base()},
+        },
+        renamed={
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+            "intermediate_size": "ffn_hidden_size",
+            "rms_norm_eps": "layer_norm_epsilon",
+            "max_position_embeddings": "seq_length",
+        },
+        words={
+            **GPT2,
+            ".word_embeddings.": ".embed_tokens.",
+            ".self_attention.query.": ".self_attn.q_proj.",
+            ".self_attention.dense.": ".self_attn.o_proj.",
+            ".self_attention.": ".self_attn.",
+        },
+        packed={"key_value": ("k_proj", "v_proj")},
+        cut=_in_pairs,
+        biased=("o_proj", "down_proj"),
+    ),
+}
+"""By the beginning of their classes' names."""
