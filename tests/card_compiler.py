@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +25,16 @@ from edgellama.quant.digests import blake2b
 
 SOURCES = Path(__file__).resolve().parent.parent / "edgellama" / "cuda"
 NUM_WORKERS = 2
+DEFAULT_RUN: Mapping[str, Sequence[str]] = {
+    "sm_75": ["card_attend_few_f16_q4_0_4", "card_attend_many_turing_f16_q8_0_128",
+              "card_store_q8_0_q4_0"],
+    "sm_80": ["card_attend_few_f16_q4_0_4", "card_attend_few_q8_0_q8_0_8",
+              "card_attend_many_bf16_f16_128", "card_attend_many_plain_f32_q8_0_128",
+              "card_attend_many_q8_0_q8_0_16", "card_store_f16_f16", "card_store_q8_0_q4_0",
+              "card_store_q8_0_q8_0"],
+}  # fmt: skip
+"""The PTX that the whole default run needs, compiled before it: compilers type once what kernels
+share."""
 WEEK_SECONDS = 7 * 24 * 3600
 
 

@@ -70,7 +70,7 @@ def is_on_card(cache: KVCache) -> bool:
     return isinstance(cache.pool.maker, CardPages)
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "f32", "bf16/q4_0", "q4_0/f16"])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "f32", "bf16/q4_0", "q4_0/bf16"])
 def test_same_logits(fake: FakeCuda, path: Path, kv_type: str) -> None:
     """Prompts, a few tokens and single ones have the CPU's logits."""
     parts = [TOKENS[:200], TOKENS[200:203], *([t] for t in TOKENS[203:210])]

@@ -55,7 +55,7 @@ def llama(numpy_engine: None, make_file: MakeFile) -> Llama:
 
 def test_the_real_engine_says_what_numpy_says(make_file: MakeFile) -> None:
     """From a file to text and through a chat: the greedy tokens of the NumPy Llama."""
-    path = make_file()
+    path = make_file(heads=3, kv_heads=1, head_size=16)
     with GGUFFile(path) as file:
         reference = NumpyLlama(file)
     with Llama(path, kv_type="f32", num_threads=2) as llama:
@@ -181,7 +181,7 @@ def test_close_gives_the_file_back(make_file: MakeFile) -> None:
 
 def test_debug_tells_what_a_load_did(make_file: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     """At DEBUG the log has the file, its types, where kernels came from, and the memory."""
-    path = make_file(weight_format="F32", context_length=64)
+    path = make_file(weight_format="F32", heads=4, kv_heads=1, context_length=64)
     with caplog.at_level(logging.DEBUG, "edgellama"), Llama(path, num_threads=2, kv_type="q8_0"):
         pass
     told = caplog.text

@@ -24,7 +24,7 @@ from edgellama.kernels_cpu.signatures import Kernel
 
 PROMPT = [1, *(7 * number % 250 for number in range(135))]
 AMPERE, TURING = (8, 6), (7, 5)
-DEFAULT = ("q8_0/q4_0", AMPERE, TinyLlama(heads=8, kv_heads=1, head_size=16, width=32, layers=1,
+DEFAULT = ("q8_0", AMPERE, TinyLlama(heads=8, kv_heads=1, head_size=16, width=32, layers=1,
                                           context_length=1024))  # fmt: skip
 OTHERS = (
     ("f16", AMPERE, TinyLlama(heads=6, kv_heads=2, head_size=64, width=32, context_length=1024)),
@@ -32,7 +32,8 @@ OTHERS = (
                               sliding_window=100)),
     ("bf16", AMPERE, TinyLlama(heads=9, kv_heads=1, head_size=48, width=32, context_length=1024)),
     ("f32", AMPERE, TinyLlama(heads=4, kv_heads=2, head_size=16, width=32, context_length=1024)),
-    ("q8_0", TURING, TinyLlama(heads=9, kv_heads=1, head_size=48, width=32, context_length=1024)),
+    ("q8_0/q4_0", TURING, TinyLlama(heads=9, kv_heads=1, head_size=48, width=32,
+                                    context_length=1024)),
     ("q4_0", AMPERE, TinyLlama(heads=4, kv_heads=4, head_size=32, width=32, context_length=1024)),
 )  # fmt: skip
 """Types of keys and values, cards, models."""

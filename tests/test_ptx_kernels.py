@@ -78,7 +78,7 @@ TOKENS = (Part(0, 150, 2), Part(1, 3, 3), Part(2, 0, 1), Part(3, 126, 4))
 RAGGED = (Part(0, 100, 30), Part(1, 0, 70))
 DEEP = (Part(0, 200, 17), Part(1, 120, 9), Part(2, 0, 40))
 """More keys than a part has."""
-FEW_CASE = Case(FEW, ("f16", "q8_0"), 36, 1, 4, TOKENS, split_keys=128)
+FEW_CASE = Case(FEW, ("f16", "q4_0"), 36, 1, 4, TOKENS, split_keys=128)
 MANY_CASE = Case(MANY, ("bf16", "f16"), 128, 1, 3, RAGGED[:1], window=33)
 SPLIT_CASE = dataclasses.replace(
     MANY_CASE, parts=(Part(0, 250, 10),), window=ALL_KEYS, split_keys=128
@@ -87,7 +87,7 @@ DEFAULT = (
     FEW_CASE,
     MANY_CASE,
     SPLIT_CASE,
-    Case(FEW, ("q8_0", "q4_0"), 64, 1, 16, TOKENS[:3]),
+    Case(FEW, ("q8_0", "q8_0"), 64, 1, 16, TOKENS[:3]),
     Case(TURING, ("f16", "q8_0"), 128, 1, 3, DEEP[:2], split_keys=128, tier="sm_75"),
     Case(PLAIN, ("f32", "q8_0"), 116, 1, 1, RAGGED[:1]),
 )

@@ -45,6 +45,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
     from cache_harness import CACHE_KERNELS, OTHER_KERNELS, READ_ONLY_KERNELS
+    from card_compiler import DEFAULT_RUN, compiled
     from kernel_harness import TIERS, sampled_kernels
 
     from edgellama.engine.usual_kernels import usual_kernels
@@ -63,3 +64,6 @@ def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
             reporter.write_line(f"compiling up to {len(wanted)} kernels for {tier.name} ...")
         with contextlib.suppress(EdgellamaError):  # Whoever needs the kernel meets it.
             read_or_compile(wanted, tier)
+    for target, kernels in DEFAULT_RUN.items():
+        with contextlib.suppress(AssertionError):
+            compiled(target, kernels)

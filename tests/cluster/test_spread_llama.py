@@ -26,7 +26,7 @@ from edgellama.quant.errors import (
 )
 from edgellama.quant.gguf.file import GGUFFile
 
-MODEL = TinyLlama(layers=4, context_length=900)
+MODEL = TinyLlama(heads=3, kv_heads=1, head_size=16, layers=4, context_length=900)
 TEXTS = [[5, 9, 200, 17], list(range(3, 260)), [7]]
 OPTIONS: dict[str, Any] = {"max_tokens": 12, "temperature": 0.8, "seed": 2}
 
@@ -135,7 +135,7 @@ def told(llama: Llama, session: Any) -> list[int]:
 
 @pytest.mark.parametrize(
     ("length", "kv_type", "share"),
-    [(5, "f16", 0.0), (300, "f16", 0.015), (128, "q8_0/q4_0", 0.0), (300, "q8_0/q4_0", 0.0)],
+    [(5, "f16", 0.0), (300, "f16", 0.015), (128, "bf16/q4_0", 0.0), (300, "bf16/q4_0", 0.0)],
 )
 def test_saved_sessions_are_those_of_one_process(
     path: Path, tmp_path: Path, length: int, kv_type: str, share: float
