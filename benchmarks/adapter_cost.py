@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.engine import Engine
+from edgellama.engine.weights.adapter_set import AdapterSet
 from edgellama.quant.gguf.file import GGUFFile
 
 FORMATS = {"f32": np.float32, "f16": np.float16}

@@ -18,13 +18,13 @@ from edgellama.cuda.streams import Event
 from edgellama.engine.card.attention import CardKernels
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.card.device import CardDevice
-from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.step import CardStep
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.segments import Segment
-from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.pages.card_layout import CardLayout
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.running.step_timer import StepTimer
+from edgellama.engine.steps.segments import Segment
 from edgellama.kernels_cpu.layouts import (
     LAUNCH_ARGUMENTS,
     LAUNCH_BYTES,

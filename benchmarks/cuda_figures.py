@@ -19,8 +19,8 @@ import numpy as np
 from card_layers import OnCard, attention_bytes, opened
 
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.running.step_timer import StepTimer
 from edgellama.measure.op_profile import profile_step
 
 ON_CARD = AttentionChoice("cuda")

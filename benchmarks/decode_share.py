@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.program import Op, Program
+from edgellama.engine.program.program import Op, Program
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.layouts import records_bytes
 from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.sessions.session import Session
 from edgellama.models.pulling import pull
 from edgellama.models.well_known import STARTER_MODEL

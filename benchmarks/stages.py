@@ -23,9 +23,9 @@ from edgellama.cluster.stage_actor import StageOrder
 from edgellama.cluster.stages.local_stage import LocalStage
 from edgellama.cluster.stages.stage import Stage
 from edgellama.cluster.stages.stage_call import StageHandle
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.model_identity import model_identity
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.decoding.decoding import Decoding
 from edgellama.generation.text_request import Request
 from edgellama.quant.gguf.file import GGUFFile

@@ -11,12 +11,12 @@ Names are imported when they are first used, so that importing the package costs
 TYPE_CHECKING = False  # Which type checkers take for true; ``typing`` costs more than all of this.
 
 if TYPE_CHECKING:
-    from edgellama.engine.adapter import Adapter
-    from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.card.use import CardUse
     from edgellama.engine.engine import Engine
-    from edgellama.engine.hooks import StepRows
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.pages.kv_cache import KVCache
+    from edgellama.engine.program.hooks import StepRows
+    from edgellama.engine.scheduling.cancellation import CancelToken
+    from edgellama.engine.weights.adapter import Adapter
     from edgellama.generation.batches.batch import AsyncBatch, Batch
     from edgellama.generation.chat.conversation import Conversation
     from edgellama.generation.judging.embedding import Embedding, EmbedOptions
@@ -74,14 +74,14 @@ __version__ = "0.1.0"
 """The version of this package, as ``pip show edgellama`` tells it."""
 
 _MODULES = {
-    "Adapter": "edgellama.engine.adapter",
+    "Adapter": "edgellama.engine.weights.adapter",
     "AsyncBatch": "edgellama.generation.batches.batch",
     "AsyncStream": "edgellama.generation.sessions.async_stream",
     "Batch": "edgellama.generation.batches.batch",
     "BatchOptions": "edgellama.generation.text_options",
     "CacheError": "edgellama.quant.errors",
     "CallPiece": "edgellama.tools.call_pieces",
-    "CancelToken": "edgellama.engine.cancellation",
+    "CancelToken": "edgellama.engine.scheduling.cancellation",
     "CardUse": "edgellama.engine.card.use",
     "ChatOptions": "edgellama.generation.text_options",
     "ChatTemplate": "edgellama.text.chat_template",
@@ -103,7 +103,7 @@ _MODULES = {
     "Generation": "edgellama.generation.results",
     "GenerationCancelled": "edgellama.quant.errors",
     "InvalidOptionError": "edgellama.quant.errors",
-    "KVCache": "edgellama.engine.kv_cache",
+    "KVCache": "edgellama.engine.pages.kv_cache",
     "KernelError": "edgellama.quant.errors",
     "Llama": "edgellama.llama",
     "ModelConfig": "edgellama.quant.model_config",
@@ -120,7 +120,7 @@ _MODULES = {
     "SessionFileError": "edgellama.quant.errors",
     "StageLostError": "edgellama.quant.errors",
     "Statistics": "edgellama.generation.results",
-    "StepRows": "edgellama.engine.hooks",
+    "StepRows": "edgellama.engine.program.hooks",
     "Stream": "edgellama.generation.sessions.stream",
     "TemplateError": "edgellama.quant.errors",
     "TextGenerationPipeline": "edgellama.text_pipeline",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import edgellama
-from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.argument_types import Normalization
 from edgellama.generation.concurrency.twins import takes_what
 from edgellama.generation.sessions.stream import Stream

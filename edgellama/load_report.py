@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 
 if TYPE_CHECKING:

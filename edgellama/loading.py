@@ -14,7 +14,7 @@ from typing import Any
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.context_memory import MemoryNeed
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.pages.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.usual_kernels import usual_kernels
 from edgellama.models.names import resolve
 from edgellama.models.usage import note_use

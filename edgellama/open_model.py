@@ -17,7 +17,7 @@ from edgellama.engine.card.choice import AttentionChoice, AttentionMode
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine import Engine
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
-from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.engine.pages.kv_types import KVTypeChoice
 from edgellama.generation.concurrency.waiting_line import WaitingLine
 from edgellama.generation.sessions.living import Living
 from edgellama.generation.sessions.session import Session

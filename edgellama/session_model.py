@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Collection, Mapping
 
 import edgellama
-from edgellama.engine.adapter import Adapter
-from edgellama.engine.adapter_shelf import AdapterScales
-from edgellama.engine.hooks import HookPlace, RowFunction, RowHook, layer_numbers
+from edgellama.engine.program.hooks import HookPlace, RowFunction, RowHook, layer_numbers
+from edgellama.engine.weights.adapter import Adapter
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.sessions.session import Session
 from edgellama.open_model import OpenModel
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError

@@ -14,14 +14,14 @@ from unittest import mock
 import numpy as np
 from kernel_harness import READ_ONLY_FORMATS, Array, KernelRunner, model_of
 
-from edgellama.engine import segments as engine_segments
-from edgellama.engine.buffers import MAX_ATTENTION_ROWS
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import KVTypes, scale_bytes
-from edgellama.engine.page_layout import PageLayout, memory_parts
-from edgellama.engine.page_pool import Hold, PagePool
-from edgellama.engine.rope import RopeTable
-from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.kv_types import KVTypes, scale_bytes
+from edgellama.engine.pages.page_layout import PageLayout, memory_parts
+from edgellama.engine.pages.page_pool import Hold, PagePool
+from edgellama.engine.program.buffers import MAX_ATTENTION_ROWS
+from edgellama.engine.steps import segments as engine_segments
+from edgellama.engine.steps.rope import RopeTable
+from edgellama.engine.steps.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
 from edgellama.engine.usual_kernels import CACHE_FAMILIES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, partial_bytes
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES, Kernel

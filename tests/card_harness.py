@@ -21,8 +21,8 @@ from edgellama.cuda.layouts import (
     SEGMENT_BYTES,
 )
 from edgellama.cuda.signatures import CARD_SIGNATURES
-from edgellama.engine.card.layout import CardPageLayout
-from edgellama.engine.card.page_numbers import card_numbers
+from edgellama.engine.pages.card_layout import CardPageLayout
+from edgellama.engine.pages.card_numbers import card_numbers
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, Kernel
 

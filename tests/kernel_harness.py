@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from edgellama.engine.buffers import StepBuffers
+from edgellama.engine.program.buffers import StepBuffers
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.layouts import PANEL_VECTORS, TOKEN_PADDING, records_bytes
 from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier, available_tiers

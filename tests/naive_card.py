@@ -1,7 +1,7 @@
 """What the card's kernels do, in NumPy and Python: for the driver's double, and slow.
 
 Works on addresses of this process, as the double hands them out. How numbers lie in a page is
-known to ``card.page_numbers``, what kernels take to ``cuda.signatures``.
+known to ``pages.card_numbers``, what kernels take to ``cuda.signatures``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from fake_modules import Launch
 
 from edgellama.cuda import layouts
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
-from edgellama.engine.card.layout import CardPageLayout
-from edgellama.engine.card.page_numbers import CardNumbers, card_numbers
+from edgellama.engine.pages.card_layout import CardPageLayout
+from edgellama.engine.pages.card_numbers import CardNumbers, card_numbers
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import Kernel
 

@@ -21,12 +21,12 @@ from reference.adapter_files import (
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.adapter import Adapter
-from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.machinery import MAX_PROGRAMS
-from edgellama.engine.work import Work
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.running.machinery import MAX_PROGRAMS
+from edgellama.engine.scheduling.work import Work
+from edgellama.engine.weights.adapter import Adapter
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile

@@ -19,15 +19,15 @@ from fake_modules import Launch
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cuda.driver import OUT_OF_MEMORY, Driver
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.card import calibration, late_placement, placement
 from edgellama.engine.card import device as card_device
 from edgellama.engine.card.choice import AttentionChoice
-from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.pages import CardPages
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.saved_cache import load_cache, save_cache
+from edgellama.engine.pages.card_layout import CardLayout
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.saved.saved_cache import load_cache, save_cache
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import CudaError, CudaLostError, GenerationCancelled
 from edgellama.quant.gguf.file import GGUFFile

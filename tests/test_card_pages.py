@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from kernel_harness import TIERS, model_of, runner_of
 
 from edgellama.cuda import layouts
-from edgellama.engine.card.layout import CardPageLayout
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_lanes import convert_page
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.pages.card_layout import CardPageLayout
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_lanes import convert_page
+from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS, CACHE_TYPES
 from edgellama.quant.errors import UnsupportedModelError

@@ -25,7 +25,7 @@ from edgellama.cuda.prefill_tiles import (
     width_of,
 )
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
-from edgellama.engine.card.page_numbers import card_numbers
+from edgellama.engine.pages.card_numbers import card_numbers
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
 

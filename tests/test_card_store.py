@@ -9,7 +9,7 @@ from card_harness import CardCache, Part
 from kernel_harness import runner_of
 from warp_harness import FASTEST, warp_runner
 
-from edgellama.engine.page_lanes import convert_page
+from edgellama.engine.pages.page_lanes import convert_page
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 
 POSITIONS = 2 * PAGE_POSITIONS

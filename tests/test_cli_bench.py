@@ -17,8 +17,8 @@ from conftest import CliRunner
 from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.bench import BenchSetting, BenchTest, all_settings, all_tests
 from edgellama.quant.errors import InvalidOptionError

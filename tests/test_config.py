@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.step_sizes import step_tokens
+from edgellama.engine.program.step_sizes import step_tokens
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig

@@ -18,7 +18,7 @@ from edgellama.convert import plan
 from edgellama.convert.model.description import ModelDescription, describe
 from edgellama.convert.model.strangers import STRANGERS
 from edgellama.convert.sources.opening import open_checkpoint
-from edgellama.engine.weights import load_weights
+from edgellama.engine.weights.weights import load_weights
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig

@@ -33,7 +33,7 @@ from edgellama.cuda.driver import (
 from edgellama.cuda.memory import CardMemory, MappedMemory, RegisteredMemory
 from edgellama.cuda.modules import Module
 from edgellama.cuda.streams import Stream
-from edgellama.engine.memory import reserve
+from edgellama.engine.weights.memory import reserve
 from edgellama.quant.errors import (
     CudaError,
     CudaLostError,

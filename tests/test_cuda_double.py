@@ -15,7 +15,7 @@ from edgellama.cuda.modules import Module
 from edgellama.cuda.ptx_cache import ptx_of
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
 from edgellama.cuda.streams import Stream
-from edgellama.engine.card.layout import CardPageLayout
+from edgellama.engine.pages.card_layout import CardPageLayout
 
 KERNEL = CARD_KERNELS["card_store_f16_f16"]
 HEAD_SIZE, KV_HEADS, TOKENS = 16, 2, 5

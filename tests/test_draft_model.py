@@ -15,7 +15,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from test_speculation import AVX2, AVX512, Costs
 
 from edgellama import InvalidOptionError, Llama
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.speculation.draft_model import ModelDrafter
 from edgellama.generation.speculation.draft_width import CREDIT_PER_TOKEN, FIRST_CREDIT
 from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary

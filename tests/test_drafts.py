@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.decoding.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.speculation.drafter import Drafter

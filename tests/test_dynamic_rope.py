@@ -13,7 +13,7 @@ from reference.tiny_models import TinyLlama, write_llama, write_tiny_llama
 
 from edgellama import Llama
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.quant.gguf.file import GGUFFile
 
 GOLDEN: dict[str, Any] = dict(np.load(Path(__file__).parent / "data" / "dynamic_golden.npz"))

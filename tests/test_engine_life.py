@@ -17,8 +17,8 @@ from kernel_harness import TIERS, runner_of, tier_name
 from patience import PATIENCE_S, until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS
 from edgellama.quant.errors import (

@@ -13,8 +13,8 @@ from kernel_harness import TIERS, tier_name
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.work import Work
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.scheduling.work import Work
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.quant.gguf.file import GGUFFile
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.kernels_cpu.machine.cpu import AVX512VNNI, GENERIC
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
 from edgellama.measure.footprint import (

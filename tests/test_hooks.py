@@ -13,7 +13,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import InvalidOptionError, Llama
 from edgellama.engine.engine import Engine
-from edgellama.engine.hooks import HookPlace, RowHook, StepRows
+from edgellama.engine.program.hooks import HookPlace, RowHook, StepRows
 from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(layers=4, context_length=600)

@@ -317,7 +317,7 @@ def test_a_circle_is_found() -> None:
         ("edgellama.kernels_cpu.quantizers.row_codec", "from edgellama.convert import pipeline"),
         ("edgellama.engine.engine", "from edgellama.convert import pipeline"),
         ("edgellama.engine.engine", "from edgellama.text import tokenizer"),
-        ("edgellama.engine.kv_cache", "from ..generation.session import Session"),
+        ("edgellama.engine.pages.kv_cache", "from ...generation.session import Session"),
         ("edgellama.engine.engine", "from llvmlite import ir"),
         ("edgellama.kernels_cpu.matrices.gemv", "from llvmlite import ir"),
         ("edgellama.quant.gguf.file", "import gguf"),

@@ -11,9 +11,9 @@ import pytest
 from reference.numpy_llama import Array, NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.running.step_timer import StepTimer
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.measure.importance import measure_importance
 from edgellama.measure.input_squares import InputSquares
 from edgellama.measure.text_chunks import cut_text

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from kernel_harness import model_of
 
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout, memory_parts
-from edgellama.engine.page_pool import PagePool
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_layout import PageLayout, memory_parts
+from edgellama.engine.pages.page_pool import PagePool
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PANEL_VECTORS
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 

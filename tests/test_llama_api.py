@@ -18,7 +18,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import loading
 from edgellama.engine.context_memory import PROCESS_BYTES, MemoryNeed
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.llama import Llama
 from edgellama.measure.file_footprint import predict_footprint
 from edgellama.quant.errors import (

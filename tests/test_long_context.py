@@ -9,7 +9,7 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.measure.footprint import AS_IT_IS, Machine, predict
 from edgellama.measure.footprint_measurement import measure

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.hooks import RowHook
-from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.program.hooks import RowHook
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile

@@ -11,10 +11,10 @@ import pytest
 from kernel_harness import TIERS, runner_of, tier_name
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.program import Op, Program
-from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.program.program import Op, Program
+from edgellama.engine.running.step_timer import StepTimer
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.layouts import PARTIAL_HEAD_BYTES
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel

@@ -7,9 +7,9 @@ import pytest
 from cache_harness import PAIRS, CacheRunner
 from kernel_harness import TIERS, model_of, runner_of
 
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_lanes import convert_page
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_lanes import convert_page
+from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.machine.cpu import GENERIC
 

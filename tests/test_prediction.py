@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from server_harness import running_server
 
 from edgellama import InvalidOptionError, Llama
-from edgellama.engine.step_costs import StepCosts
+from edgellama.engine.scheduling.step_costs import StepCosts
 from edgellama.generation.speculation.predicted import PredictedDrafter
 from edgellama.server.settings import ServerSettings
 

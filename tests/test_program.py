@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_harness import TIERS, runner_of
 
-from edgellama.engine.program import Bound, Op, Program
+from edgellama.engine.program.program import Bound, Op, Program
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.threads import team_layout as layout

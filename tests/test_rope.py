@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgellama.engine.rope import RopeTable
+from edgellama.engine.steps.rope import RopeTable
 from edgellama.quant.rope_config import RopeConfig
 
 GOLDEN: dict[str, Any] = json.loads(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine import machinery
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.program import Op, Program
+from edgellama.engine.program.program import Op, Program
+from edgellama.engine.running import machinery
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.quant.errors import GenerationCancelled

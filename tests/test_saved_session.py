@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import ContextLengthError, EdgellamaError, Llama, Session, SessionFileError
-from edgellama.engine import saved_header
-from edgellama.engine.saved_header import read_head, write_head
+from edgellama.engine.saved import saved_header
+from edgellama.engine.saved.saved_header import read_head, write_head
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 
 GREEDY: Any = {"temperature": 0, "max_tokens": 8}

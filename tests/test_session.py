@@ -13,7 +13,7 @@ from reference.numpy_llama import NumpyEngine
 from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.page_keys import shared_length
+from edgellama.engine.pages.page_keys import shared_length
 from edgellama.generation.results import Chunk, Generation, Usage
 from edgellama.generation.sessions.session import Session
 from edgellama.quant.errors import (

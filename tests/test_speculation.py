@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import InvalidOptionError, Llama
-from edgellama.engine.step_costs import CostTable, StepCosts
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.scheduling.step_costs import CostTable, StepCosts
 from edgellama.generation.speculation.draft_width import CREDIT_PER_TOKEN, FIRST_CREDIT
 from edgellama.generation.speculation.ngram_drafter import NGramDrafter
 from edgellama.generation.speculation.ngram_index import LENGTHS, NGramIndex

@@ -11,7 +11,7 @@ import pytest
 from kernel_harness import model_of
 from numpy.typing import NDArray
 
-from edgellama.engine.buffers import InputRows, StepBuffers
+from edgellama.engine.program.buffers import InputRows, StepBuffers
 from edgellama.kernels_cpu.machine.cpu import GENERIC
 
 PHASES = (

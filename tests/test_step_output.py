@@ -11,13 +11,13 @@ import pytest
 from reference.adapter_files import random_gguf_factors, write_gguf_adapter
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.segments import Wanted
-from edgellama.engine.step_timer import StepTimer
-from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS
-from edgellama.engine.work import Work
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.program.step_values import NUM_OUTPUTS, NUM_TOKENS
+from edgellama.engine.running.step_timer import StepTimer
+from edgellama.engine.scheduling.work import Work
+from edgellama.engine.steps.segments import Wanted
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.quant.gguf.file import GGUFFile
 
 WIDE = TinyLlama(width=256, heads=4, kv_heads=2, feed_forward=512, layers=2, vocab_size=300)

@@ -13,8 +13,8 @@ import pytest
 from kernel_harness import TIERS, runner_of, tier_name
 from patience import until
 
-from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.program import Op, Program
+from edgellama.engine.program.program import Op, Program
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.layouts import CACHE_LINE
 from edgellama.kernels_cpu.signatures import Kernel

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.concurrency import waiting_line
 from edgellama.generation.concurrency.waiting_line import Turn, WaitingLine
 from edgellama.llama import Llama

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from reference.tiny_models import TinyLlama, random_weights, write_llama, write_tiny_llama
 
-from edgellama.engine.weights import ModelWeights, load_weights
+from edgellama.engine.weights.weights import ModelWeights, load_weights
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelToken
 
 Result = TypeVar("Result")
 WAIT_SECONDS = 0.1
@@ -19,7 +19,7 @@ WAIT_SECONDS = 0.1
 
 def run_cancellable(work: Callable[[CancelToken], Result]) -> Result:
     """What ``work`` returns or raises; Ctrl-C sets its token, see ``run_interruptible``."""
-    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelToken
 
     token = CancelToken()
     return run_interruptible(lambda: work(token), token.cancel)

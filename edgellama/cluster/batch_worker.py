@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.engine.adapter import Adapter
 from edgellama.engine.model_identity import model_identity
+from edgellama.engine.weights.adapter import Adapter
 from edgellama.generation.batches.batch_lines import error_line, prompt_of, text_line
 from edgellama.llama import Llama
 from edgellama.models.names import resolve

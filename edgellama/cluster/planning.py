@@ -13,8 +13,8 @@ from itertools import combinations
 
 from edgellama.cluster.driver.spread_engine import CHUNK_TOKENS
 from edgellama.cluster.machines import ClusterMachine
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.measure.footprint import (
     INTERPRETER_BYTES,
     LIBRARY_BYTES,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.cluster.driver.spread_engine import CHUNK_TOKENS, SpreadEngine
 from edgellama.cluster.stages.stage_call import StageHandle
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.llama import Llama
 from edgellama.loading import LoadedModel
 from edgellama.measure.footprint import usual_context_length

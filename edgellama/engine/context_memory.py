@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way

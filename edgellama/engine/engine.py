@@ -15,17 +15,17 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.cache_maker import CacheMaker
-from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.engine.local_engine import LocalEngine
 from edgellama.engine.model_identity import model_identity
-from edgellama.engine.program import Op
-from edgellama.engine.segments import ROWS, Wanted, method_of
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
-from edgellama.engine.text_cache import TextCache
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.kv_types import KVTypeChoice
+from edgellama.engine.pages.text_cache import TextCache
+from edgellama.engine.program.program import Op
+from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.saved.cache_maker import CacheMaker
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.steps.segments import ROWS, Wanted, method_of
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.quant.array_types import FloatRows
 
@@ -125,13 +125,13 @@ class Engine(LocalEngine):
         self, path: Path, cache: TextCache, progress: Callable[[int, int], None] | None = None
     ) -> None:
         """See ``TextEngine.save``."""
-        from edgellama.engine.saved_cache import save_cache
+        from edgellama.engine.saved.saved_cache import save_cache
 
         save_cache(path, cast(KVCache, cache), self.cache_maker, progress)
 
     def load_saved(self, path: Path, cache: TextCache, *, verify: bool = False) -> None:
         """See ``TextEngine.load_saved``."""
-        from edgellama.engine.saved_cache import load_cache
+        from edgellama.engine.saved.saved_cache import load_cache
 
         load_cache(path, cast(KVCache, cache), self.cache_maker, verify=verify)
 

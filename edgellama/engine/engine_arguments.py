@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.segments import ROWS
+from edgellama.engine.steps.segments import ROWS
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 
 if TYPE_CHECKING:
-    from edgellama.engine.segments import Wanted
-    from edgellama.engine.text_cache import TextCache
+    from edgellama.engine.pages.text_cache import TextCache
+    from edgellama.engine.steps.segments import Wanted
     from edgellama.quant.array_types import FloatRows
     from edgellama.quant.model_config import ModelConfig
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence, Set
 from functools import cached_property
 
-from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.engine.card.late_placement import BetweenSteps, LatePlacement
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import checked_layers
-from edgellama.engine.hooks import Hook
-from edgellama.engine.kv_types import KVTypeChoice
-from edgellama.engine.machinery import Machinery, checked_num_threads
-from edgellama.engine.memory import return_free_heap
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.page_pool import PagePool
-from edgellama.engine.page_pools import PagePools
-from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.step_runs import StepRuns
-from edgellama.engine.step_sizes import step_tokens
-from edgellama.engine.step_timer import StepTimer
-from edgellama.engine.step_values import StepKind
+from edgellama.engine.pages.kv_types import KVTypeChoice
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.pages.page_pool import PagePool
+from edgellama.engine.pages.page_pools import PagePools
+from edgellama.engine.program.hooks import Hook
+from edgellama.engine.program.step_sizes import step_tokens
+from edgellama.engine.program.step_values import StepKind
+from edgellama.engine.running.machinery import Machinery, checked_num_threads
+from edgellama.engine.running.step_runs import StepRuns
+from edgellama.engine.running.step_timer import StepTimer
+from edgellama.engine.scheduling.scheduler import Scheduler
 from edgellama.engine.text_engine import TextEngine
-from edgellama.engine.weights import ModelWeights
+from edgellama.engine.weights.adapter_shelf import AdapterShelf
+from edgellama.engine.weights.memory import return_free_heap
+from edgellama.engine.weights.weights import ModelWeights
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY

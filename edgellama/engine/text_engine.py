@@ -14,17 +14,17 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.adapter_shelf import AdapterShelf
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
-from edgellama.engine.hooks import Hook
-from edgellama.engine.kv_types import KVTypeChoice
-from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import ROWS, Wanted
-from edgellama.engine.text_cache import TextCache
-from edgellama.engine.work import Kept, Work
+from edgellama.engine.pages.kv_types import KVTypeChoice
+from edgellama.engine.pages.text_cache import TextCache
+from edgellama.engine.program.hooks import Hook
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.scheduling.scheduler import Scheduler
+from edgellama.engine.scheduling.work import Kept, Work
+from edgellama.engine.steps.segments import ROWS, Wanted
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.weights.adapter_shelf import AdapterShelf
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.quant.array_types import FloatRows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.pages.kv_types import KVTypeChoice, KVTypes
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.signatures import SIGNATURES, Kernel
 from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import edgellama
 from edgellama.constraints.form_options import FORM_OPTIONS, Schema
-from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import given_strings, stop_tokens
 from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown

@@ -28,9 +28,9 @@ from edgellama.sampling.user_functions import Processor, TokenChoice
 
 if TYPE_CHECKING:
     from edgellama.constraints.answer_form import AnswerForm
-    from edgellama.engine.adapter_set import AdapterSet
-    from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelToken
+    from edgellama.engine.weights.adapter_set import AdapterSet
+    from edgellama.engine.weights.adapter_shelf import AdapterScales
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.reasoning.expected import ExpectedReasoning

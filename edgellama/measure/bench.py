@@ -13,8 +13,8 @@ from itertools import product
 from typing import Any
 
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.step_sizes import MAX_STEP_TOKENS
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.program.step_sizes import MAX_STEP_TOKENS
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.child_process import run_in_child
 from edgellama.quant.errors import InvalidOptionError

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.cpu import cpu_name
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import STARTED, serve

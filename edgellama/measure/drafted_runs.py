@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.generation.sessions.session import Session
 from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary
 from edgellama.generation.speculation.speculation import Speculation

@@ -9,8 +9,8 @@ import math
 import os
 
 from edgellama.engine.card.choice import AttentionMode
-from edgellama.engine.kv_types import KVTypeChoice, KVTypes
-from edgellama.engine.machinery import checked_num_threads
+from edgellama.engine.pages.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.running.machinery import checked_num_threads
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.footprint import (
     AS_IT_IS,

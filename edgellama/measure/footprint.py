@@ -11,14 +11,14 @@ import math
 from collections.abc import Container, Mapping
 
 from edgellama.cuda.memory import taken_bytes
-from edgellama.engine.buffers import StepBuffers, buffer_tokens
-from edgellama.engine.card.layout import CardPageLayout
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.memory import round_up
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.rope import RopeTable
-from edgellama.engine.step_sizes import step_tokens
-from edgellama.engine.weights import gates_at_once
+from edgellama.engine.pages.card_layout import CardPageLayout
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.program.buffers import StepBuffers, buffer_tokens
+from edgellama.engine.program.step_sizes import step_tokens
+from edgellama.engine.steps.rope import RopeTable
+from edgellama.engine.weights.memory import round_up
+from edgellama.engine.weights.weights import gates_at_once
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, first_seen
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.measure.model_outline import ModelOutline, VocabularySize

@@ -27,7 +27,7 @@ from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.pages.kv_cache import KVCache
     from edgellama.sampling.sampler import Sampler
 
 NUM_DECODED = 8

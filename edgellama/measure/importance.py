@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.measure.input_squares import InputSquares
 from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import InvalidOptionError

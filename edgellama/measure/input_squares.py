@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.hooks import Place, Site
-from edgellama.engine.memory import reserve_floats
-from edgellama.engine.program import Op
+from edgellama.engine.program.hooks import Place, Site
+from edgellama.engine.program.program import Op
+from edgellama.engine.weights.memory import reserve_floats
 from edgellama.kernels_cpu.signatures import Kernel
 
 

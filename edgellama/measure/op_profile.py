@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.program import Op
-from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.program.program import Op
+from edgellama.engine.running.step_timer import StepTimer
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.measure.op_work import Step, Work, op_work
 from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass

@@ -13,9 +13,9 @@ from contextlib import closing
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.progress import Progress

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgellama.engine.engine import Engine
-from edgellama.engine.program import Op
-from edgellama.engine.weights import Matrix, ModelWeights
+from edgellama.engine.program.program import Op
+from edgellama.engine.weights.weights import Matrix, ModelWeights
 from edgellama.kernels_cpu.layouts import CACHE_LINE
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.threads.thread_team import aligned_words

@@ -19,7 +19,7 @@ from cluster.stage_harness import TOKENS, cut
 
 from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.engine.engine import Engine
-from edgellama.engine.hooks import RowHook
+from edgellama.engine.program.hooks import RowHook
 from edgellama.generation.sessions.session import Session
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import load_tokenizer

@@ -13,8 +13,8 @@ from cluster.stage_harness import TOKENS, MortalStage, cut, logits_of, often, sp
 
 from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.cluster.stages.stage import Stage
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.batches.batch import Batch
 from edgellama.generation.batches.batch_width import BatchWidth
 from edgellama.generation.text_request import prompt_request

@@ -17,9 +17,9 @@ from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.cluster.stages.next_token import NextToken
 from edgellama.cluster.stages.stage import Stage
 from edgellama.cluster.stages.stage_call import StageCall
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.hooks import RowHook
+from edgellama.engine.program.hooks import RowHook
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
 from edgellama.quant.gguf.file import GGUFFile

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.cluster.stages.next_token import NextToken
 from edgellama.cluster.stages.stage_call import Answer, StageCall
-from edgellama.engine.adapter_set import NO_ADAPTERS
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS
 from edgellama.generation.batches.batch import Batch
 from edgellama.generation.batches.batch_width import BatchWidth
 from edgellama.generation.concurrency.waiting_line import WaitingLine

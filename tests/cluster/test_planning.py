@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgellama.cluster.machines import ClusterMachine, read_machines
 from edgellama.cluster.planning import CALL_SECONDS, REACHED_SHARE, Wish, fits, plan
-from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.footprint import Machine, tensor_bytes
 from edgellama.measure.model_outline import ModelOutline

@@ -21,8 +21,8 @@ from test_server_process import client_of, served
 from edgellama.cluster.ray_stages import RayStage, start_stages
 from edgellama.cluster.spread_llama import SpreadLlama
 from edgellama.cluster.stage_actor import StageOrder
-from edgellama.engine.hooks import StepRows
 from edgellama.engine.model_identity import model_identity
+from edgellama.engine.program.hooks import StepRows
 from edgellama.llama import Llama
 from edgellama.quant.errors import (
     EdgellamaError,

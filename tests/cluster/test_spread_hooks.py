@@ -15,7 +15,7 @@ from cluster.stage_harness import TOKENS, cut, often, spread
 from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.cluster.ray_stages import RayStage
 from edgellama.engine.engine import Engine
-from edgellama.engine.hooks import HookPlace, RowHook, StepRows
+from edgellama.engine.program.hooks import HookPlace, RowHook, StepRows
 from edgellama.generation.sessions.session import Session
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile

@@ -16,7 +16,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cluster.spread_llama import SpreadLlama
 from edgellama.cluster.stages.stage import Stage
-from edgellama.engine.hooks import StepRows
+from edgellama.engine.program.hooks import StepRows
 from edgellama.llama import Llama
 from edgellama.quant.errors import (
     ContextLengthError,

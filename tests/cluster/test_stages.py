@@ -17,9 +17,9 @@ from edgellama import __version__
 from edgellama.cluster.driver.rounds import Chunking, chunks_between
 from edgellama.cluster.stage_actor import StageActor, StageOrder
 from edgellama.cluster.stages.stage import Stage
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.model_identity import model_identity
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.sessions.session import Session
 from edgellama.quant.errors import (
     ContextLengthError,

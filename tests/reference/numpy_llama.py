@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from edgellama.engine.scheduler import Scheduler
+from edgellama.engine.scheduling.scheduler import Scheduler
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

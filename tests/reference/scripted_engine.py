@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edgellama.engine.page_keys import shared_length
-from edgellama.engine.scheduler import Scheduler
+from edgellama.engine.pages.page_keys import shared_length
+from edgellama.engine.scheduling.scheduler import Scheduler
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 from reference.numpy_llama import Cancellable
 

@@ -147,7 +147,7 @@ def _pair(numbers: Sequence[int]) -> tuple[int, int]:
 
 def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
     """Every combination of options; without -ctv, values are cached as keys are."""
-    from edgellama.engine.kv_types import KVTypes
+    from edgellama.engine.pages.kv_types import KVTypes
     from edgellama.measure.bench import all_settings
 
     key_types, value_types = options["key_types"], options["value_types"]

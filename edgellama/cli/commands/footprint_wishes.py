@@ -68,7 +68,7 @@ class PredictionWishes:
     @property
     def machine(self) -> Machine:
         """This one, with the threads that were asked for."""
-        from edgellama.engine.machinery import checked_num_threads
+        from edgellama.engine.running.machinery import checked_num_threads
         from edgellama.kernels_cpu.machine.cpu import select_tier
         from edgellama.measure.footprint import Machine
 
@@ -79,7 +79,7 @@ def predictions_for(
     source: OutlineSource, wishes: PredictionWishes, memory_bytes: int | None
 ) -> list[Footprint]:
     """All combinations; with a memory to fit, those that do, the best first."""
-    from edgellama.engine.kv_types import KVTypes
+    from edgellama.engine.pages.kv_types import KVTypes
     from edgellama.measure.footprint import predict, usual_context_length
     from edgellama.measure.footprint_fit import fitting
 

@@ -29,8 +29,8 @@ from edgellama.cli.options.options import (
 from edgellama.cli.options.token_count import TokenCount
 
 if TYPE_CHECKING:
-    from edgellama.engine.adapter_set import AdapterSet
     from edgellama.engine.engine import Engine
+    from edgellama.engine.weights.adapter_set import AdapterSet
     from edgellama.measure.perplexity import Chunks
     from edgellama.text.tokenizer import Tokenizer
 

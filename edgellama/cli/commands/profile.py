@@ -14,17 +14,17 @@ from edgellama.cli.options.completion import MODEL, PATH, TIER
 from edgellama.cli.options.engine_options import attention_options, take_attention
 from edgellama.cli.options.options import count_option, kv_type_option, style_option, threads_option
 from edgellama.cli.options.token_count import TokenCount
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
+from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
-    from edgellama.engine.kv_cache import KVCache
-    from edgellama.engine.step_timer import StepTimer
+    from edgellama.engine.pages.kv_cache import KVCache
+    from edgellama.engine.running.step_timer import StepTimer
+    from edgellama.engine.scheduling.cancellation import CancelToken
     from edgellama.measure.op_profile import OpTime
 
 DECODE, PREFILL = "decode", "prefill"
@@ -108,7 +108,7 @@ def command(
     from edgellama.cli.inputs.model_argument import find_model
     from edgellama.cli.output.figures import check_plot
     from edgellama.cli.output.profile_table import print_steps, rows_of
-    from edgellama.engine.kv_types import KVTypes
+    from edgellama.engine.pages.kv_types import KVTypes
 
     check_plot(plot)
     sizes = {PREFILL: num_prompt, DECODE: num_decoded}
@@ -150,7 +150,7 @@ def _measured(
     from edgellama.cli.output.terminal import kernel_progress
     from edgellama.engine.context_memory import warn_of_length
     from edgellama.engine.engine import Engine
-    from edgellama.engine.step_timer import StepTimer
+    from edgellama.engine.running.step_timer import StepTimer
     from edgellama.measure.plain_read import PlainRead
     from edgellama.quant.gguf.file import GGUFFile
 

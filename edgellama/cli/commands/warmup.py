@@ -70,7 +70,7 @@ def command(
       edgellama warmup --export kernels --tiers all
     """
     from edgellama.cli.output.terminal import kernel_progress
-    from edgellama.engine.kv_types import KVTypes
+    from edgellama.engine.pages.kv_types import KVTypes
 
     pairs = [str(KVTypes.of(kind)) for kind in kv_types]
     started = time.monotonic()

@@ -29,8 +29,8 @@ class CardWarmup:
         from edgellama.cuda.card_tiers import tier_of_card
         from edgellama.cuda.ptx_cache import ptx_of
         from edgellama.engine.card.attention import CardKernels
-        from edgellama.engine.card.layout import CardLayout
-        from edgellama.engine.page_layout import PageLayout
+        from edgellama.engine.pages.card_layout import CardLayout
+        from edgellama.engine.pages.page_layout import PageLayout
 
         pages = engine.pool().layout
         assert isinstance(pages, PageLayout)

@@ -161,7 +161,7 @@ def wish_for(
     """What the options say; ``needs_file``: a published size is not enough."""
     from edgellama.cli.inputs.model_outline_source import find_outline
     from edgellama.cluster.planning import Wish
-    from edgellama.engine.kv_types import KVTypes
+    from edgellama.engine.pages.kv_types import KVTypes
     from edgellama.kernels_cpu.machine.cpu import select_tier
     from edgellama.measure.footprint import AS_IT_IS, Machine, usual_context_length
 

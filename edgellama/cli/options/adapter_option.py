@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from edgellama.engine.adapter import Adapter
+    from edgellama.engine.weights.adapter import Adapter
 
 AdapterPath: TypeAlias = tuple[str, float]
 """A file, and the scale that follows it behind a colon, 1 where there is none."""

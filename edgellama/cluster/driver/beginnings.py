@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgellama.engine.page_keys import shared_length
+from edgellama.engine.pages.page_keys import shared_length
 
 LEAST_SHARED = 16
 """Fewer tokens are computed as quickly as they are found."""

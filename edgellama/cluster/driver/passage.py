@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from edgellama.cluster.stages.stage_call import Answer, Behind, StageCall, StageHandle
 from edgellama.cluster.stages.stage_hooks import HookFailedError
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.quant.errors import EdgellamaError
 
 

@@ -17,7 +17,7 @@ from edgellama.cluster.driver.rounds import Chunking, Part, rounds_of
 from edgellama.cluster.stages.next_token import NextToken
 from edgellama.cluster.stages.stage_call import Answer, Behind, StageCall, StageHandle
 from edgellama.cluster.stages.stage_task import Fork, StageTask
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import (
     EdgellamaError,

@@ -14,8 +14,8 @@ import numpy as np
 from edgellama.cluster.stages.adapter_uses import AdapterUse
 from edgellama.cluster.stages.stage_call import Order, StageCall
 from edgellama.cluster.stages.stage_task import Tokens
-from edgellama.engine.segments import ROWS, Wanted, num_logits
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.steps.segments import ROWS, Wanted, num_logits
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.sampling.share_order import ShareOrder
 

@@ -27,11 +27,11 @@ from edgellama.cluster.stages.stage_task import (
     StageDescription,
     StageTask,
 )
-from edgellama.engine.cache_maker import CacheMaker
-from edgellama.engine.page_lanes import copy_page
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.saved_pages import Room, SavedPages, SavedText, open_saved, write_saved
-from edgellama.engine.scheduler import Scheduler
+from edgellama.engine.pages.page_lanes import copy_page
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.saved.cache_maker import CacheMaker
+from edgellama.engine.saved.saved_pages import Room, SavedPages, SavedText, open_saved, write_saved
+from edgellama.engine.scheduling.scheduler import Scheduler
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, first_seen
 from edgellama.quant.errors import EdgellamaError, StageLostError
 from edgellama.quant.progress import Progress

@@ -20,21 +20,21 @@ from edgellama.cluster.driver.spread_steps import SpreadSteps
 from edgellama.cluster.stages.stage_call import StageHandle
 from edgellama.cluster.stages.stage_hooks import DriverHooks
 from edgellama.cluster.stages.stage_task import HooksWanted, Priority, Tokens
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.adapter_shelf import AdapterShelf
-from edgellama.engine.cache_maker import CacheMaker
-from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.hooks import Hook
-from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.model_identity import model_identity
-from edgellama.engine.page_keys import hook_origin
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import Wanted
-from edgellama.engine.step_sizes import step_tokens
+from edgellama.engine.pages.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.pages.page_keys import hook_origin
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.program.hooks import Hook
+from edgellama.engine.program.step_sizes import step_tokens
+from edgellama.engine.saved.cache_maker import CacheMaker
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.scheduling.scheduler import Scheduler
+from edgellama.engine.scheduling.work import Work
+from edgellama.engine.steps.segments import Wanted
 from edgellama.engine.text_engine import TextEngine
-from edgellama.engine.weights import load_weights
-from edgellama.engine.work import Work
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.weights.adapter_shelf import AdapterShelf
+from edgellama.engine.weights.weights import load_weights
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.quant.array_types import FloatRows
@@ -45,7 +45,7 @@ from edgellama.sampling.choice_order import ChoiceOrder
 from edgellama.sampling.share_order import ShareOrder
 
 if TYPE_CHECKING:
-    from edgellama.engine.text_cache import TextCache
+    from edgellama.engine.pages.text_cache import TextCache
 
 CHUNK_TOKENS = 256
 """Tokens of a prompt that a stage computes while the next one has those before."""

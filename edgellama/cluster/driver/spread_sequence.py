@@ -16,9 +16,9 @@ from edgellama.cluster.driver.beginnings import LEAST_SHARED, Beginnings, Held
 from edgellama.cluster.stages.next_token import NextToken, are_alike
 from edgellama.cluster.stages.stage_call import Order
 from edgellama.cluster.stages.stage_task import Fork
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.page_keys import shared_length
-from edgellama.engine.text_origin import TextOrigin
+from edgellama.engine.pages.page_keys import shared_length
+from edgellama.engine.pages.text_origin import TextOrigin
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.errors import CudaMemoryError, EdgellamaError, InvalidOptionError
 from edgellama.sampling.choice_order import ChoiceOrder

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from edgellama.cluster.driver.pipeline import Pipeline
     from edgellama.cluster.stages.next_token import NextToken
     from edgellama.cluster.stages.stage_call import Answer
-    from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.segments import Segment
+    from edgellama.engine.scheduling.cancellation import CancelToken
+    from edgellama.engine.steps.segments import Segment
 
 
 class SpreadSteps:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from edgellama.quant.errors import EdgellamaError, ModelFileError
 
 if TYPE_CHECKING:
-    from edgellama.engine.adapter_set import AdapterSet
-    from edgellama.engine.adapter_shelf import AdapterShelf
+    from edgellama.engine.weights.adapter_set import AdapterSet
+    from edgellama.engine.weights.adapter_shelf import AdapterShelf
 
 
 @dataclass(frozen=True)

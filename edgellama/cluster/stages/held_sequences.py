@@ -15,7 +15,7 @@ from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.pages.kv_cache import KVCache
 
 
 class HeldSequences:

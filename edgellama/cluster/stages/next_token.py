@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.quant.array_types import FloatRows
 from edgellama.sampling.choice_order import ChoiceOrder, OrderedChoices
 

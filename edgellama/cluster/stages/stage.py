@@ -21,8 +21,8 @@ from edgellama.cluster.stages.stage_tasks import StageTasks
 from edgellama.engine.engine import Engine
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
 from edgellama.engine.model_identity import model_identity
-from edgellama.engine.segments import ALIKE, ROWS
-from edgellama.engine.work import Work
+from edgellama.engine.scheduling.work import Work
+from edgellama.engine.steps.segments import ALIKE, ROWS
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, ModelFileError
 from edgellama.quant.gguf.file import GGUFFile, require_model
@@ -32,10 +32,10 @@ from edgellama.sampling.share_order import ShareOrder, choice_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgellama.engine.kv_cache import KVCache
-    from edgellama.engine.kv_types import KVTypeChoice
-    from edgellama.engine.segments import Wanted
-    from edgellama.engine.text_cache import TextCache
+    from edgellama.engine.pages.kv_cache import KVCache
+    from edgellama.engine.pages.kv_types import KVTypeChoice
+    from edgellama.engine.pages.text_cache import TextCache
+    from edgellama.engine.steps.segments import Wanted
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
     from edgellama.sampling.choice_order import ChoiceOrder
 

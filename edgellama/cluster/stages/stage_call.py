@@ -13,7 +13,7 @@ from edgellama.cluster.stages.adapter_uses import AdapterUse
 from edgellama.cluster.stages.next_token import NextToken
 from edgellama.cluster.stages.stage_hooks import AnswerHook
 from edgellama.cluster.stages.stage_task import StageTask, Tokens
-from edgellama.engine.segments import Wanted
+from edgellama.engine.steps.segments import Wanted
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.choice_order import ChoiceOrder

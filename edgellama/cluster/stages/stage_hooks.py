@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgellama.engine.hooks import Hook, HookPlace, RowFunction, RowHook, StepRows
+from edgellama.engine.program.hooks import Hook, HookPlace, RowFunction, RowHook, StepRows
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 

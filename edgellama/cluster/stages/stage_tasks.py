@@ -27,9 +27,9 @@ from edgellama.cluster.stages.stage_task import (
     StageTask,
 )
 from edgellama.engine.engine import Engine
-from edgellama.engine.page_lanes import copy_page
-from edgellama.engine.page_pool import Hold
-from edgellama.engine.saved_pages import used_part
+from edgellama.engine.pages.page_lanes import copy_page
+from edgellama.engine.pages.page_pool import Hold
+from edgellama.engine.saved.saved_pages import used_part
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 

@@ -17,11 +17,11 @@ from edgellama.cuda.decode_layout import head_parts, part_rows
 from edgellama.cuda.layouts import row_parts
 from edgellama.cuda.modules import Function
 from edgellama.cuda.signatures import CARD_SIGNATURES, many_kernel
-from edgellama.engine.attention_ops import AttentionOps
-from edgellama.engine.buffers import StepBuffers
-from edgellama.engine.card.layout import CardLayout
-from edgellama.engine.program import Bound, Op
-from edgellama.engine.step_values import NUM_TOKENS, Attending
+from edgellama.engine.pages.card_layout import CardLayout
+from edgellama.engine.program.attention_ops import AttentionOps
+from edgellama.engine.program.buffers import StepBuffers
+from edgellama.engine.program.program import Bound, Op
+from edgellama.engine.program.step_values import NUM_TOKENS, Attending
 from edgellama.kernels_cpu.layouts import ALL_KEYS, LAUNCH_BYTES
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.model_config import ModelConfig

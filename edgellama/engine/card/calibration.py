@@ -19,15 +19,15 @@ import numpy as np
 
 from edgellama.cuda.ptx_text import card_source_hash
 from edgellama.engine.card.device import CardDevice
-from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.pages import CardPages
-from edgellama.engine.hooked_parts import RunOps
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.page_pool import Hold, Page, PagePool
-from edgellama.engine.segments import Segment
-from edgellama.engine.step import StepRunner
+from edgellama.engine.pages.card_layout import CardLayout
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.pages.page_pool import Hold, Page, PagePool
+from edgellama.engine.steps.hooked_parts import RunOps
+from edgellama.engine.steps.segments import Segment
+from edgellama.engine.steps.step import StepRunner
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
 from edgellama.quant.digests import blake2b
@@ -36,9 +36,9 @@ from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.replaced_file import replaced_file
 
 if TYPE_CHECKING:
-    from edgellama.engine.machinery import Machinery
-    from edgellama.engine.program import Op
-    from edgellama.engine.scheduler import Scheduler
+    from edgellama.engine.program.program import Op
+    from edgellama.engine.running.machinery import Machinery
+    from edgellama.engine.scheduling.scheduler import Scheduler
     from edgellama.kernels_cpu.machine.cpu import Tier
 
 FOLDER_NAME = "attention"

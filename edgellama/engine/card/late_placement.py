@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.use import CardUse
-from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.quant.errors import CudaMemoryError
 
 if TYPE_CHECKING:
     from edgellama.engine.card.device import CardDevice
     from edgellama.engine.card.placement import CardPlacement
-    from edgellama.engine.kv_types import KVTypes
-    from edgellama.engine.machinery import Machinery
-    from edgellama.engine.page_layout import PageLayout
-    from edgellama.engine.scheduler import Scheduler
+    from edgellama.engine.pages.kv_types import KVTypes
+    from edgellama.engine.pages.page_layout import PageLayout
+    from edgellama.engine.running.machinery import Machinery
+    from edgellama.engine.scheduling.scheduler import Scheduler
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
     from edgellama.kernels_cpu.machine.cpu import Tier
     from edgellama.quant.model_config import ModelConfig

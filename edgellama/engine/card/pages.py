@@ -9,11 +9,11 @@ import numpy as np
 
 from edgellama.cuda.memory import CardMemory
 from edgellama.cuda.streams import Stream
-from edgellama.engine.card.layout import CardLayout
-from edgellama.engine.memory import reserve
-from edgellama.engine.page_lanes import convert_page
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.page_pool import Page
+from edgellama.engine.pages.card_layout import CardLayout
+from edgellama.engine.pages.page_lanes import convert_page
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.pages.page_pool import Page
+from edgellama.engine.weights.memory import reserve
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.array_types import Octets
 

@@ -19,13 +19,13 @@ from edgellama.cuda.memory import taken_bytes
 from edgellama.engine.card.attention import CardKernels
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.device import CardDevice
-from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.pages import CardPages
 from edgellama.engine.card.use import CardUse
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.page_pool import Page, PagePool
+from edgellama.engine.pages.card_layout import CardLayout
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.kv_types import KVTypes
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.pages.page_pool import Page, PagePool
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import (
     CudaError,

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from edgellama.cuda.cards import Card
 from edgellama.cuda.layouts import TILE_ROWS, count_tiles, row_parts
 from edgellama.engine.card.attention import NO_BOUND
-from edgellama.engine.segments import Segment
+from edgellama.engine.steps.segments import Segment
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, round_up
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.model_config import ModelConfig

@@ -13,8 +13,6 @@ import numpy as np
 
 from edgellama.cuda.driver import LOST
 from edgellama.cuda.memory import RegisteredMemory
-from edgellama.engine.attention_ops import AttentionOps
-from edgellama.engine.buffers import StepBuffers
 from edgellama.engine.card.attention import (
     NO_BOUND,
     CardAttentionOps,
@@ -24,9 +22,11 @@ from edgellama.engine.card.attention import (
     SplitAttention,
 )
 from edgellama.engine.card.device import CardDevice
-from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.table import CardTable
-from edgellama.engine.segments import Segment
+from edgellama.engine.pages.card_layout import CardLayout
+from edgellama.engine.program.attention_ops import AttentionOps
+from edgellama.engine.program.buffers import StepBuffers
+from edgellama.engine.steps.segments import Segment
 from edgellama.kernels_cpu import layouts
 from edgellama.quant.errors import CudaError
 from edgellama.quant.model_config import ModelConfig

@@ -28,7 +28,7 @@ from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.engine.card.attention import NO_BOUND, CardKernels
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.splits import PrefillSplits, blocks_at_once, split_keys_at
-from edgellama.engine.segments import MAX_SEGMENTS, Segment
+from edgellama.engine.steps.segments import MAX_SEGMENTS, Segment
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.scheduling.work import Work
 from edgellama.engine.text_engine import TextEngine
-from edgellama.engine.work import Work
 from edgellama.generation.argument_types import OnError
 from edgellama.generation.arguments import check_fits
 from edgellama.generation.batches.batch_width import BatchWidth

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.argument_types import WhenFull
 from edgellama.generation.chat.conversation_prompts import ConversationPrompts
 from edgellama.generation.chat.fitting import NoReply

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgellama.engine.page_keys import shared_length
+from edgellama.engine.pages.page_keys import shared_length
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:

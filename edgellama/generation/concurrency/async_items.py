@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from edgellama.engine.thread_priority import lower_priority
+from edgellama.engine.running.thread_priority import lower_priority
 from edgellama.generation.concurrency.worker import Worker
 from edgellama.quant.given_values import check_function
 from edgellama.quant.process_bound import ProcessBound

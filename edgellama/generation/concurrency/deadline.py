@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelToken
 
 
 class Deadline:

@@ -9,16 +9,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.concurrency.generator_use import is_closed_now, next_of
 from edgellama.generation.concurrency.waiting_line import Turn
 from edgellama.quant.given_values import check_function
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
-    from edgellama.engine.text_cache import TextCache
+    from edgellama.engine.pages.text_cache import TextCache
+    from edgellama.engine.scheduling.work import Work
     from edgellama.engine.text_engine import TextEngine
-    from edgellama.engine.work import Work
     from edgellama.generation.concurrency.waiting_line import WaitingLine
 
 MOST_TEXTS = 128

@@ -18,7 +18,7 @@ from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import whole_or_none
 
 if TYPE_CHECKING:
-    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelToken
 
 POLL_S = 0.02
 """How often who waits looks for a cancellation, which rings no alarm."""

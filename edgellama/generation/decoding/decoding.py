@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgellama.engine.adapter_set import NO_ADAPTERS, has_adapters
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, has_adapters
 from edgellama.generation.decoding.constraining import parsed_answer
 from edgellama.generation.decoding.decoding_clock import DecodingClock
 from edgellama.generation.decoding.growing_text import GrowingText
@@ -21,8 +21,8 @@ from edgellama.generation.results import Chunk, Generation
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
-    from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.text_cache import TextCache
+    from edgellama.engine.pages.text_cache import TextCache
+    from edgellama.engine.scheduling.cancellation import CancelToken
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.decoding.thinking_limit import ThinkingLimit
     from edgellama.generation.speculation.drafter import Drafter

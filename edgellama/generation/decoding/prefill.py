@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from edgellama.engine.segments import Wanted
-    from edgellama.engine.text_cache import TextCache
-    from edgellama.engine.work import Kept
+    from edgellama.engine.pages.text_cache import TextCache
+    from edgellama.engine.scheduling.work import Kept
+    from edgellama.engine.steps.segments import Wanted
     from edgellama.generation.decoding.decoding_clock import DecodingClock
     from edgellama.generation.decoding.logprobs import PromptLogprobs
     from edgellama.generation.results import TokenLogprob

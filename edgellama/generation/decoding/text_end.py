@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgellama.generation.results import FinishReason
 
 if TYPE_CHECKING:
-    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelToken
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
-from edgellama.engine.adapter_set import AdapterSet
-from edgellama.engine.adapter_shelf import AdapterScales
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.scheduling.work import Work
 from edgellama.engine.text_engine import TextEngine
-from edgellama.engine.work import Work
+from edgellama.engine.weights.adapter_set import AdapterSet
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.concurrency.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.concurrency.waiting_line import WaitingLine

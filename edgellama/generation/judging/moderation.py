@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.arguments import check_fits
 from edgellama.generation.chat.messages import checked_messages, is_role
 from edgellama.generation.concurrency.waiting_line import Turn
@@ -28,7 +28,7 @@ from edgellama.text.guard_prompts import (
 )
 
 if TYPE_CHECKING:
-    from edgellama.engine.text_cache import TextCache
+    from edgellama.engine.pages.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.concurrency.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer

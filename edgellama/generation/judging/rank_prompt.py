@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names

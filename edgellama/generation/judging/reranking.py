@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 
-from edgellama.engine.adapter_set import AdapterSet
-from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.page_keys import shared_length
-from edgellama.engine.text_cache import TextCache
+from edgellama.engine.pages.page_keys import shared_length
+from edgellama.engine.pages.text_cache import TextCache
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.scheduling.work import Work
 from edgellama.engine.text_engine import TextEngine
-from edgellama.engine.work import Work
+from edgellama.engine.weights.adapter_set import AdapterSet
 from edgellama.generation.concurrency.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.concurrency.waiting_line import WaitingLine
 from edgellama.generation.decoding.logprobs import share

@@ -11,12 +11,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias, get_args
 
-from edgellama.engine.adapter_set import AdapterSet
-from edgellama.engine.adapter_shelf import AdapterScales
-from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.page_keys import shared_length
+from edgellama.engine.pages.page_keys import shared_length
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.scheduling.work import Work
 from edgellama.engine.text_engine import TextEngine
-from edgellama.engine.work import Work
+from edgellama.engine.weights.adapter_set import AdapterSet
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.argument_types import Normalization
 from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.concurrency.in_order import Begun, BegunTexts, InOrder

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import edgellama
-from edgellama.engine.adapter_set import AdapterSet
-from edgellama.engine.adapter_shelf import AdapterScales
-from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.kv_types import KVTypeChoice
-from edgellama.engine.text_cache import TextCache
+from edgellama.engine.pages.kv_types import KVTypeChoice
+from edgellama.engine.pages.text_cache import TextCache
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.engine.text_engine import TextEngine
+from edgellama.engine.weights.adapter_set import AdapterSet
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import check_may_fit, check_prompt
 from edgellama.generation.concurrency.waiting_line import Turn, WaitingLine
 from edgellama.generation.decoding.decoding import Decoding

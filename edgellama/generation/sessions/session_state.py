@@ -11,13 +11,13 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from edgellama.engine.adapter import Adapter
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet, has_adapters
-from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.context_memory import warn_of_length
-from edgellama.engine.kv_types import KVTypeChoice
-from edgellama.engine.text_cache import TextCache
+from edgellama.engine.pages.kv_types import KVTypeChoice
+from edgellama.engine.pages.text_cache import TextCache
 from edgellama.engine.text_engine import TextEngine
+from edgellama.engine.weights.adapter import Adapter
+from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet, has_adapters
+from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.sessions.stream import Stream
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import check_function, given_path, is_true, whole_number

@@ -12,7 +12,7 @@ from time import sleep
 from types import GeneratorType
 from typing import Protocol, cast
 
-from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.generation.concurrency.deadline import Deadline
 from edgellama.generation.concurrency.generator_use import is_closed_now, is_in_use
 from edgellama.generation.concurrency.waiting_line import Turn

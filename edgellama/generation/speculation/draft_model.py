@@ -19,8 +19,8 @@ from edgellama.quant.errors import EdgellamaError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.step_costs import StepCosts
+    from edgellama.engine.scheduling.cancellation import CancelToken
+    from edgellama.engine.scheduling.step_costs import StepCosts
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.speculation.drafter import Drafter
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgellama.engine.step_costs import StepCosts
+from edgellama.engine.scheduling.step_costs import StepCosts
 from edgellama.generation.speculation.draft_width import NEEDED_GAIN, Acceptance, DraftAccount
 from edgellama.generation.speculation.ngram_index import LENGTHS, NGramIndex
 

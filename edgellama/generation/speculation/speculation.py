@@ -12,7 +12,7 @@ from edgellama.generation.speculation.ngram_drafter import NGramDrafter
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelToken
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.speculation.drafter import Drafter
 

@@ -1,0 +1,148 @@
+"""Runs the steps of one engine on its threads, and on its graphics card.
+
+The scheduler decides which works share a step; the runner computes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.program.program import Op, Program
+from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.running.next_token import RepeatableStep
+from edgellama.engine.running.running_job import RunningJob
+from edgellama.engine.scheduling.cancellation import CancelToken
+from edgellama.engine.steps.segments import Segment
+from edgellama.engine.steps.step import StepRunner
+from edgellama.quant.array_types import FloatRows
+from edgellama.quant.errors import CudaError, CudaLostError, CudaMemoryError
+
+if TYPE_CHECKING:
+    from edgellama.engine.card.late_placement import LatePlacement
+    from edgellama.engine.running.machinery import Machinery
+    from edgellama.engine.running.step_timer import StepTimer
+    from edgellama.engine.scheduling.scheduler import Scheduler
+
+
+class StepRuns:
+    """Steps on one machinery; ``placement`` knows the card, where sequences may lie on one."""
+
+    def __init__(self, machine: Machinery, vocab_size: int, timer: StepTimer | None) -> None:
+        self._machine, self._vocab_size, self._timer = machine, vocab_size, timer
+        self.placement: LatePlacement | None = None
+        self._running: Program | None = None
+
+    @property
+    def progress(self) -> int:
+        """Another number whenever the running step has come a bit further; for any thread."""
+        running = self._running
+        return 0 if running is None else running.progress
+
+    def run(
+        self, segments: Sequence[Segment], cancelled: CancelToken | None
+    ) -> list[FloatRows] | None:
+        """One step for the scheduler; None if the token has stopped it. CudaError."""
+        machine = self._machine
+        runner, programs = machine.open(), list[Program]()
+        machine.last_step = None
+        flag = None if cancelled is None else cancelled.flag
+        is_long = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
+
+        def run_ops(
+            key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
+        ) -> bool:
+            program = machine.program(key, ops)
+            programs.append(program)
+            self._running = program
+            program.prepare(machine.team.next_job, **values)
+            if self._timer:
+                return self._timer.run(machine.team, program, flag)
+            if is_long and cancelled is not None:
+                return RunningJob(machine.team, program, cancelled).run()
+            return machine.team.run(program.memory, flag, owner=program)
+
+        if isinstance(segments[0].cache.layout, PageLayout):
+            results = runner.run(segments, run_ops)
+        else:
+            with self._noting_failures():
+                self.use_card(runner)
+                results = runner.run(segments, run_ops)
+        if results is not None and len(segments) == 1 and not machine.hooks and not self._timer:
+            machine.last_step = RepeatableStep.of(segments[0], programs[0])
+        return results
+
+    def run_next(
+        self,
+        token: int,
+        cache: KVCache,
+        cancelled: CancelToken | None,
+        scheduler: Scheduler,
+        *,
+        rows: FloatRows | None = None,
+        gives_rows: bool = False,
+        is_copied: bool = True,
+        is_rehearsal: bool = False,
+    ) -> FloatRows | None:
+        """The logits of a token whose step is the last one again; None where it is another.
+
+        ``rows``: see ``Segment``; ``gives_rows``: instead of logits. Of what is not copied the
+        caller sees to it that no other step runs as long as it is used. ``is_rehearsal``: all is
+        done but the step itself, and will be done again; None. No other step may run meanwhile.
+        """
+        machine = self._machine
+        last, takes_rows = machine.last_step, rows is not None
+        is_token = type(token) is int and 0 <= token < self._vocab_size
+        if last is None or not is_token or not last.is_followed_by(cache, takes_rows, gives_rows):
+            return None
+
+        def run() -> FloatRows | None:
+            runner, is_same = machine.runner, machine.last_step is last
+            is_followed = is_same and last.is_followed_by(cache, takes_rows, gives_rows)
+            if runner is None or not is_followed:
+                return None
+            machine.last_step = None
+            held = cache.page_list
+            runner.place_next(token, cache, rows)
+            last.program.prepare(machine.team.next_job)
+            if is_rehearsal:
+                machine.last_step = last
+                return None
+            flag = None if cancelled is None else cancelled.flag
+            if not machine.team.run(last.program.memory, flag, owner=last.program):
+                return None
+            del held
+            if last.is_on_card:
+                with self._noting_failures():
+                    runner.end_on_card()
+            found = runner.first_row(gives_rows)
+            if is_copied:
+                found = found.copy()
+            cache.append((token,))
+            machine.last_step = last
+            return found
+
+        return run() if is_rehearsal else scheduler.run_alone(cache, run)
+
+    def use_card(self, runner: StepRunner) -> None:
+        """Let a runner run steps of sequences on the card; CudaError if that is lost."""
+        placement = None if self.placement is None else self.placement.made
+        assert placement is not None, "whoever has pages on a card was placed there"
+        if placement.obstacle is not None or placement.device is None:
+            raise CudaLostError(f"the graphics card is lost: {placement.obstacle}")
+        runner.use_card(placement.device, self._machine.team.cancel_word)
+
+    @contextlib.contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        """What fails on a card inside is the end of using it, but for a lack of memory."""
+        try:
+            yield
+        except CudaMemoryError:
+            raise
+        except CudaError as error:
+            if self.placement is not None and self.placement.made is not None:
+                self.placement.made.fail(error)
+            raise
