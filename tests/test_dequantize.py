@@ -25,14 +25,15 @@ from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedMo
 
 GOLDEN = [
     Path(__file__).parent / "data" / name
-    for name in ("dequantize_golden.npz", "small_float_golden.npz")
+    for name in ("dequantize_golden.npz", "small_float_golden.npz", "packed_golden.npz")
 ]
 CASES = (
     *("gptq-2", "gptq-3", "gptq-4", "gptq-8", "gptq-4-act-order", "awq"),
     *("packed-4", "packed-4-zeros", "packed-8-zeros", "fp8-tensor", "fp8-blocks"),
     *("nf4", "nf4-nested", "fp4", "int8-rows", "awq-rows"),
     *("packed-5", "packed-6-zeros", "nvfp4", "mxfp4", "mxfp8", "torchao-int8", "torchao-fp8"),
-    "bitnet",
+    *("bitnet", "packed-1", "packed-4-signed-zeros"),
+    *("packed-5-gaps", "packed-7-gaps", "packed-3-gaps-zeros", "packed-7-gaps-zeros"),
 )
 FP8_TABLES = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -43,6 +44,17 @@ DTYPES = {
     **dict.fromkeys(("fp8-tensor", "fp8-blocks", "mxfp8"), E4M3),
 }
 Arrays = Mapping[str, Any]
+
+
+def of_bits(*bits: int) -> dict[str, Any]:
+    """What compressed-tensors says of the bits of its integers, a group each."""
+    return {"config_groups": {f"group_{b}": {"weights": {"num_bits": b}} for b in bits}}
+
+
+SETTINGS = {
+    "awq-rows": {"group_size": 32},
+    **dict.fromkeys(("packed-7-gaps", "packed-7-gaps-zeros"), of_bits(4, 7)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +109,7 @@ def test_as_the_published_programs_expand(
 ) -> None:
     """Every method gives its own program's values, in whatever runs of rows they are read."""
     arrays, expected = parts_of(golden, case)
-    found = expanded(
-        tmp_path, arrays, DTYPES.get(case), {"group_size": 32} if case == "awq-rows" else None
-    )
+    found = expanded(tmp_path, arrays, DTYPES.get(case), SETTINGS.get(case))
     assert list(found.tensors) == [f"{MODULE}.weight"]
     tensor = found.tensors[f"{MODULE}.weight"]
     assert tensor.shape == expected.shape
@@ -439,6 +449,38 @@ def test_unpacking_undoes_packing(bits: int, count: int, random: Any) -> None:
     words = np.frombuffer(raw, np.int32)[None]
     whole = np.pad(words, ((0, 0), (0, -words.shape[1] % bits)))
     assert unpack_rows(whole, bits)[0, :count].tolist() == integers
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"config_groups": groups} for groups in (7, [7], {"a": 7}, {"a": {"weights": 7}})),
+        *({"config_groups": {"a": {"weights": {"num_bits": b}}}} for b in ("7", True, -7, 1e9)),
+    ],
+)
+def test_bits_that_are_not_stated_are_the_usual(
+    settings: object, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Where shapes leave a choice between 7 and 8 bits, only a number in the right place counts."""
+    arrays, _ = parts_of(golden, "packed-7-gaps")
+    assert "of 8 bits" in expanded(tmp_path, arrays, None, settings).notes[0]
+
+
+def test_bits_of_which_two_are_stated(golden: dict[str, Any], tmp_path: Path) -> None:
+    """Where the configuration leaves the same choice, nothing is guessed."""
+    arrays, _ = parts_of(golden, "packed-7-gaps")
+    with pytest.raises(ModelFileError, match="words for 8 and 7 bits alike"):
+        expanded(tmp_path, arrays, None, of_bits(7, 8))
+
+
+@pytest.mark.parametrize("case", ["packed-4-signed-zeros", "packed-3-gaps-zeros"])
+def test_zero_points_of_another_shape(case: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    """They are told, packed or not."""
+    arrays, _ = parts_of(golden, case)
+    zeros = arrays[f"{MODULE}.weight_zero_point"]
+    for wrong in (zeros[:-1], zeros[:, :-1], zeros[0]):
+        with pytest.raises(ModelFileError, match="a shape that does not fit the scales"):
+            expanded(tmp_path, arrays | {f"{MODULE}.weight_zero_point": wrong})
 
 
 @given(st.integers(1, 2000), st.integers(1, 300))

@@ -24,6 +24,8 @@ from edgellama.quant.formats import FORMATS_BY_NAME
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight columns each four bits of a word belong to, lowest first."""
+SIGNED = "I8"
+"""Safetensors' name of zero points that are not packed."""
 UNSET_GROUP = -1
 """What compressed-tensors stores where columns are in order."""
 _ALIGNED = 32
@@ -33,7 +35,8 @@ _ALIGNED = 32
 @dataclass(frozen=True)
 class Parts:
     """The tensors of one quantized matrix. ``zeros`` None is the middle of the integers' range;
-    ``groups`` the group of each column, None for runs of ``group_size``.
+    ``groups`` the group of each column, None for runs of ``group_size``. ``has_gaps``: words hold
+    whole integers alone.
     """
 
     integers: SourceTensor
@@ -42,6 +45,7 @@ class Parts:
     groups: SourceTensor | None
     bits: int
     group_size: int
+    has_gaps: bool = False
 
 
 class GroupedTensor(SourceTensor):
@@ -190,26 +194,34 @@ class AWQRowsTensor(GroupedTensor):
 
 
 class PackedTensor(GroupedTensor):
-    """compressed-tensors' packed format: columns share words; zero points pack along rows."""
+    """compressed-tensors' packed format: columns share words; zero points pack along rows.
+
+    Its first versions store zero points as signed integers of 8 bits.
+    """
 
     @property
     def _num_groups(self) -> int:
         return self._parts.scales.shape[1]
 
     def _integers(self, first: int, last: int) -> NDArray[np.uint8]:
-        words = rows(self._parts.integers, first, last)
-        return unpack_rows(words, self._parts.bits)[:, : self.num_columns]
+        return self._unpacked(rows(self._parts.integers, first, last))[:, : self.num_columns]
 
     def _zeros(self, first: int, last: int) -> Floats:
         bits, tensor = self._parts.bits, self._parts.zeros
+        middle = np.float32(1 << (bits - 1))
         if tensor is None:
-            middle = float(1 << (bits - 1))
             return np.full((last - first, self._num_groups), middle, np.float32)
-        start = first - first % _ALIGNED
-        end = min(num_words(last + (-last % _ALIGNED), bits), tensor.num_rows)
-        words = rows(tensor, start * bits // WORD_BITS, end)
-        integers = unpack_rows(words.T, bits).T[first - start : last - start]
-        return integers.astype(np.float32)
+        if element_type(tensor) == SIGNED:
+            return rows(tensor, first, last).astype(np.float32) + middle
+        aligned = WORD_BITS // bits if self._parts.has_gaps else _ALIGNED
+        start = first - first % aligned
+        words_from = num_words(start, bits, has_gaps=self._parts.has_gaps)
+        words_to = num_words(last + (-last % aligned), bits, has_gaps=self._parts.has_gaps)
+        words = rows(tensor, words_from, min(words_to, tensor.num_rows))
+        return self._unpacked(words.T).T[first - start : last - start].astype(np.float32)
+
+    def _unpacked(self, words: NDArray[np.int32]) -> NDArray[np.uint8]:
+        return unpack_rows(words, self._parts.bits, has_gaps=self._parts.has_gaps)
 
     def _scales(self, first: int, last: int) -> Floats:
         return float_rows(self._parts.scales, first, last)

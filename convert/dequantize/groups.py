@@ -5,6 +5,7 @@ compressed-tensors', which are told apart by names and shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from edgellama.convert.dequantize import elements
 from edgellama.convert.dequantize.column_reader import ColumnReader
 from edgellama.convert.dequantize.grouped_tensor import (
     AWQ_ORDER,
+    SIGNED,
     AWQRowsTensor,
     AWQTensor,
     GPTQTensor,
@@ -26,7 +28,7 @@ from edgellama.quant.errors import ModelFileError
 
 Module = Mapping[str, SourceTensor]
 PACKED, GPTQ = "weight_packed", "qweight"
-PACKED_BITS = range(2, 9)
+PACKED_BITS, UNEVEN_BITS = range(1, 9), (3, 5, 6, 7)
 _PARTS = {
     GPTQ: ("qweight", "scales", "qzeros", "g_idx"),
     PACKED: (PACKED, "weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape"),
@@ -61,7 +63,9 @@ class Grouping:
                     f"which {kind} cannot be expanded; needed: both"
                 )
         for part, tensor in parts.items():
-            allowed = elements.FLOATS if part.endswith(("scale", "scales")) else ("I32", "I64")
+            is_scale, is_zero = part.endswith(("scale", "scales")), part == "weight_zero_point"
+            integers = ("I32", "I64", SIGNED) if is_zero else ("I32", "I64")
+            allowed: tuple[str, ...] = elements.FLOATS if is_scale else integers
             if elements.element_type(tensor) not in allowed:
                 raise self._error(tensor, f"another type than {', '.join(allowed[:3])}")
         if kind == PACKED:
@@ -145,18 +149,45 @@ class Grouping:
         if stated is None or stated.shape != (2,) or len(scales.shape) != 2:
             raise self._error(integers, "no weight_shape of two numbers, or scales of no matrix")
         num_rows, num_columns = elements.rows(stated, 0, 1)[0].tolist()
-        bits = next(
-            (b for b in PACKED_BITS if integers.shape == (num_rows, num_words(num_columns, b))),
-            None,
-        )
-        zeros = parts.get("weight_zero_point")
-        if bits is None or scales.num_rows != num_rows:
-            raise self._error(integers, "another shape than its weight_shape and scales say")
-        if zeros is not None and zeros.shape != (num_words(num_rows, bits), scales.num_columns):
-            raise self._error(zeros, "a shape that does not fit the scales")
         shape = num_rows, num_columns
+        if scales.num_rows != num_rows:
+            raise self._error(integers, "another shape than its weight_shape and scales say")
+        bits, has_gaps = self._packing(parts, shape)
         found = self._parts(parts, "weight_g_idx", bits, shape, scales.num_columns)
+        found = replace(found, has_gaps=has_gaps)
         return f"compressed-tensors of {bits} bits", PackedTensor(name, shape, found)
+
+    def _packing(self, parts: Module, shape: tuple[int, int]) -> tuple[int, bool]:
+        """Bits of an integer, and whether words hold whole ones alone, as in older versions.
+
+        Shapes leave a choice where 4 integers of 7 bits lie in a word: then the configuration
+        decides, and 8 bits are what is usual.
+        """
+        integers, zeros = parts[PACKED], parts.get("weight_zero_point")
+        fitting = [
+            (bits, has_gaps)
+            for has_gaps in (False, True)
+            for bits in (UNEVEN_BITS if has_gaps else PACKED_BITS)
+            if integers.shape == (shape[0], num_words(shape[1], bits, has_gaps=has_gaps))
+        ]
+        if not fitting:
+            raise self._error(integers, "another shape than its weight_shape and scales say")
+        if zeros is not None and elements.element_type(zeros) != SIGNED:
+            fitting = [
+                (bits, has_gaps)
+                for bits, has_gaps in fitting
+                if zeros.shape[:1] == (num_words(shape[0], bits, has_gaps=has_gaps),)
+            ]
+            count = parts["weight_scale"].num_columns
+            if not fitting or zeros.shape[1:] != (count,):
+                raise self._error(zeros, "a shape that does not fit the scales")
+        elif zeros is not None and zeros.shape != parts["weight_scale"].shape:
+            raise self._error(zeros, "a shape that does not fit the scales")
+        stated = [packing for packing in fitting if packing[0] in self._settings.packed_bits]
+        if len({bits for bits, _ in stated}) > 1:
+            widths = " and ".join(str(bits) for bits, _ in stated)
+            raise self._error(integers, f"words for {widths} bits alike, both of which are stated")
+        return (stated or fitting)[0]
 
     def _parts(
         self, parts: Module, groups: str, bits: int, shape: tuple[int, int], num_groups: int

@@ -22,9 +22,10 @@ _LARGEST_POWER = 24
 class QuantizationSettings:
     """``block``: rows and columns that share a scale; ``group_size``: columns that do.
 
-    ``bits``: of an integer. ``gptq_format``: "gptq" or "gptq_v2"; ``is_symmetric``: whether zero
-    points are all alike. ``adaptor_scale`` is that of Meta's adaptors, ``is_rotated`` whether the
-    input of its last matrices is rotated, as SpinQuant does. ``linear_class``: BitNet's layer.
+    ``bits``: of an integer; ``packed_bits``: those of compressed-tensors. ``gptq_format``: "gptq"
+    or "gptq_v2"; ``is_symmetric``: whether zero points are all alike. ``adaptor_scale`` is that of
+    Meta's adaptors, ``is_rotated`` whether the input of its last matrices is rotated, as SpinQuant
+    does. ``linear_class``: BitNet's layer.
     """
 
     block: tuple[int, int] | None = None
@@ -35,6 +36,7 @@ class QuantizationSettings:
     adaptor_scale: float | None = None
     is_rotated: bool = False
     linear_class: str | None = None
+    packed_bits: frozenset[int] = frozenset()
 
 
 def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
@@ -52,6 +54,7 @@ def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
         gptq_format=_text(found.get("checkpoint_format")),
         is_symmetric=_flag(found.get("sym")),
         linear_class=_text(found.get("linear_class")),
+        packed_bits=_packed_bits(found),
         adaptor_scale=adaptors.positive("scale") if adaptors else None,
         # Of Meta's releases those without adaptors are SpinQuant's.
         is_rotated=bool(meta) and meta.flag("spinquant", not adaptors),
@@ -79,6 +82,15 @@ def _block(settings: Mapping[str, object]) -> tuple[int, int] | None:
     if len(sizes) != 2 or sizes[0] is None or sizes[1] is None:
         return None
     return sizes[0], sizes[1]
+
+
+def _packed_bits(settings: Mapping[str, object]) -> frozenset[int]:
+    """The ``num_bits`` of the weights of all groups."""
+    groups = settings.get("config_groups")
+    members = groups.values() if isinstance(groups, dict) else ()
+    weights = [member.get("weights") for member in members if isinstance(member, dict)]
+    found = (_size(args.get("num_bits")) for args in weights if isinstance(args, dict))
+    return frozenset(bits for bits in found if bits is not None)
 
 
 def _size(value: object) -> int | None:
