@@ -13,8 +13,10 @@ import pytest
 import safetensors_bytes
 import torch_bytes
 from conftest import CliRunner
+from gguf import GGUFWriter
 from reference.family import MEMBERS
 from reference.family_member import write_safetensors
+from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert import convert
 from edgellama.quant.errors import ConversionError, UnsupportedModelError
@@ -153,6 +155,7 @@ def test_double_precision_is_rounded_once(container: str, tmp_path: Path) -> Non
     MEMBER.write(tmp_path / "double")
     exact = {name: weights + 1e-9 * weights for name, weights in
              ((name, weights.astype(np.float64)) for name, weights in floats.items())}  # fmt: skip
+    exact["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4)
     place = tmp_path / "double" / "model.safetensors"
     if container == "torch":
         place.unlink()
@@ -164,6 +167,28 @@ def test_double_precision_is_rounded_once(container: str, tmp_path: Path) -> Non
     assert tensors_of(found.path) == tensors_of(expected.path)
     assert found.notes == (f"{len(floats)} tensors are float64: they are rounded to float32 "
                            "before they are converted",)  # fmt: skip
+
+
+@pytest.mark.parametrize("type_name", ["copy", "q8_0"])
+def test_double_precision_in_gguf_files(
+    type_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of float64 become float32 there, too, even where all others are copied."""
+    plain = write_tiny_llama(tmp_path / "plain.gguf", TinyLlama())
+    add = GGUFWriter.add_tensor
+
+    def added(writer: GGUFWriter, name: str, tensor: Any, **options: Any) -> None:
+        if "norm" in name:
+            add(writer, name, tensor.astype(np.float64))
+        else:
+            add(writer, name, tensor, **options)
+
+    monkeypatch.setattr(GGUFWriter, "add_tensor", added)
+    double = write_tiny_llama(tmp_path / "double.gguf", TinyLlama())
+    found = convert(double, tmp_path / "a.gguf", type=type_name)
+    expected = convert(plain, tmp_path / "b.gguf", type=type_name)
+    assert tensors_of(found.path) == tensors_of(expected.path)
+    assert found.notes[0].startswith("5 tensors are float64")
 
 
 def test_double_precision_beyond_single_is_refused(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def float_tensors(checkpoint: Checkpoint) -> FloatTensors:
     that are missing or do not fit.
     """
     if checkpoint.kind == "gguf" or not _is_quantized(checkpoint.tensors):
-        return FloatTensors(checkpoint.tensors, _double_notes(checkpoint.tensors))
+        return FloatTensors(checkpoint.tensors, double_notes(checkpoint.tensors))
     foreign = find_foreign(checkpoint.tensors)
     if foreign is not None:
         method, name = foreign
@@ -116,10 +116,10 @@ def _is_quantized(tensors: Mapping[str, SourceTensor]) -> bool:
     )
 
 
-def _double_notes(tensors: Mapping[str, SourceTensor]) -> tuple[str, ...]:
+def double_notes(tensors: Mapping[str, SourceTensor]) -> tuple[str, ...]:
     """What is to be said of float64, which no file of a model has."""
-    is_double = (isinstance(tensor, DoubleTensor) for tensor in tensors.values())
-    if not (count := sum(is_double)):
+    weights = (tensor for name, tensor in tensors.items() if name.endswith(("weight", "bias")))
+    if not (count := sum(isinstance(tensor, DoubleTensor) for tensor in weights)):
         return ()
     return (f"{count} tensors are float64: they are rounded to float32 before they are converted",)
 
@@ -158,7 +158,7 @@ class _Expansion:
             "exactly"
             for title, count in self._counts.items()
         )
-        notes += _double_notes(self._tensors)
+        notes += double_notes(self._tensors)
         return FloatTensors(MappingProxyType(self._tensors), notes)
 
     def _expand(self, module: str, parts: dict[str, SourceTensor]) -> None:

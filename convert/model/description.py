@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgellama.convert import metadata
-from edgellama.convert.dequantize.recognition import float_tensors
+from edgellama.convert.dequantize.recognition import double_notes, float_tensors
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.family import (
     check_hugging_face,
@@ -162,6 +162,7 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
             "allowed: with byte-level BPE"
         )
     keys, tensors, notes = llama_of_gguf(str(checkpoint.path), items, checkpoint.tensors)
+    notes = (*double_notes(checkpoint.tensors), *notes)
     return ModelDescription(MappingProxyType(dict(keys)), tuple(tensors.values()), notes)
 
 

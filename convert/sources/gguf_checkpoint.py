@@ -1,4 +1,5 @@
-"""A GGUF file as a source, split or not: its tensors stay mapped in the formats they have.
+"""A GGUF file as a source, split or not: its tensors stay mapped in the formats they have, but for
+float64, which becomes F32.
 
 Reading the file is left to quant.gguf, expanding quantized rows to kernels_cpu.
 """
@@ -8,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgellama.convert.sources.checkpoint import Checkpoint
-from edgellama.convert.sources.source_tensor import MappedTensor
-from edgellama.quant.gguf.file import GGUFFile
+from edgellama.convert.sources.source_tensor import DoubleTensor, MappedTensor, SourceTensor
+from edgellama.quant.gguf.file import GGUFFile, Tensor
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -21,8 +22,11 @@ def open_gguf(path: Path) -> Checkpoint:
             folder=path.parent,
             files=file.files,
             parameters=file.metadata,
-            tensors={
-                tensor.name: MappedTensor(tensor.name, tensor.shape, tensor.format, tensor.data)
-                for tensor in file.tensors.values()
-            },
+            tensors={tensor.name: _source_of(tensor) for tensor in file.tensors.values()},
         )
+
+
+def _source_of(tensor: Tensor) -> SourceTensor:
+    if tensor.format.name == "F64":
+        return DoubleTensor(tensor.name, tensor.shape, tensor.data)
+    return MappedTensor(tensor.name, tensor.shape, tensor.format, tensor.data)
