@@ -20,7 +20,7 @@ from edgellama.quant.ways import Way
 
 ARCHITECTURES = ("llama", "smollm3", "internlm2", "xverse", "ernie4_5")
 """Those of GGUF whose models are Llamas, but for layers without positions."""
-CONVERTIBLE = ("qwen2", "phi3")
+CONVERTIBLE = ("qwen2", "phi3", "exaone", "granite", "minicpm")
 """Those that become a Llama's file without being quantized again."""
 UNROTATED_STEPS = MappingProxyType({"smollm3": 4})
 EMBEDDING = "token_embd.weight"

@@ -1,9 +1,11 @@
-"""GGUF files of Qwen 2 and Phi-3, as llama.cpp's converter writes them, as files of a Llama."""
+"""GGUF files of other architectures, as llama.cpp's converter writes them, as files of a Llama."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -13,11 +15,20 @@ from reference.relatives import drawn
 from reference.tiny_vocabulary import TinyVocabulary
 
 from edgellama.convert import convert
+from edgellama.convert.adapter.lora_base import find_base
+from edgellama.convert.model.derived_tensors import SCALES, ScaledBlocks
+from edgellama.convert.sources.source_tensor import MappedTensor
 from edgellama.engine.engine import Engine
-from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
+from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.gguf.file import GGUFFile
 
-KINDS = {"qwen2": "QWEN2", "phi3": "PHI3", "phi3-long": "PHI3"}
+KINDS = {"qwen2": "QWEN2", "phi3": "PHI3", "phi3-long": "PHI3", "exaone": "EXAONE"}
+MULTIPLIED = {"granite": "GRANITE", "granite-tied": "GRANITE", "minicpm": "MINICPM"}
+EXAONE = {
+    "num_hidden_layers": "num_layers",
+    "rms_norm_eps": "layer_norm_epsilon",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +38,21 @@ def golden() -> dict[str, Any]:
 
 
 def write_gguf(
-    path: Path, name: str, golden: dict[str, Any], *, quantized: bool = False, **changes: Any
+    path: Path,
+    name: str,
+    golden: dict[str, Any],
+    *,
+    quantized: str | None = None,
+    keys: Mapping[str, Any] = MappingProxyType({}),
+    **changes: Any,
 ) -> Path:
-    """The model in its own architecture, rows as in Hugging Face; ``changes`` of its config."""
-    kind = gguf.MODEL_ARCH[KINDS[name]]
+    """The model in its own architecture; ``changes`` of its config, ``keys`` of its metadata."""
+    kind = gguf.MODEL_ARCH[(KINDS | MULTIPLIED)[name]]
     config = json.loads(str(golden[f"{name}/config"])) | changes
+    config = {ours: config[own] for ours, own in EXAONE.items() if own in config} | config
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[kind])
     heads = config["num_attention_heads"]
-    rope = config["rope_parameters"] or {}
+    rope = config.get("rope_parameters") or {}
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -55,6 +73,10 @@ def write_gguf(
         for length in ("short", "long"):
             factors = np.array(rope[f"{length}_factor"], np.float32)
             writer.add_tensor(f"rope_factors_{length}.weight", factors)
+    if name in MULTIPLIED:
+        for key, value in (multipliers(config) | dict(keys)).items():
+            add = writer.add_bool if isinstance(value, bool) else writer.add_float32
+            add(f"{gguf.MODEL_ARCH_NAMES[kind]}.{key}", value)
     TinyVocabulary(config["vocab_size"]).write(writer, chat_template=None, add_bos=True)
     for extra in config.get("extra", ()):
         writer.add_tensor(extra, np.ones(4, np.float32))
@@ -63,7 +85,12 @@ def write_gguf(
         own = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         assert own is not None
         is_quantized = quantized and values.ndim == 2 and values.shape[1] % 32 == 0
-        stored = gguf.GGMLQuantizationType[("F32", "Q8_0")[is_quantized]]
+        stored = gguf.GGMLQuantizationType[(is_quantized and quantized) or "F32"]
+        count = {"attn_q": heads, "attn_k": config["num_key_value_heads"]}.get(own.split(".")[-2])
+        if name in MULTIPLIED and count:
+            # As llama.cpp's converter permutes them.
+            halves = values.reshape(count, 2, -1, *values.shape[1:])
+            values = halves.swapaxes(1, 2).reshape(values.shape)
         data = gguf.quants.quantize(values.astype(np.float32), stored)
         writer.add_tensor(own, data, raw_dtype=stored)
     writer.write_header_to_file()
@@ -73,7 +100,23 @@ def write_gguf(
     return path
 
 
-@pytest.mark.parametrize("name", KINDS)
+def multipliers(config: dict[str, Any]) -> dict[str, float]:
+    """What llama.cpp's converter writes of them."""
+    if "scale_emb" in config:
+        return {
+            "embedding_scale": config["scale_emb"],
+            "residual_scale": config["scale_depth"] / config["num_hidden_layers"] ** 0.5,
+            "logit_scale": config["hidden_size"] / config["dim_model_base"],
+        }
+    return {
+        "embedding_scale": config["embedding_multiplier"],
+        "residual_scale": config["residual_multiplier"],
+        "logit_scale": config["logits_scaling"],
+        "attention.scale": config["attention_multiplier"],
+    }
+
+
+@pytest.mark.parametrize("name", [*KINDS, *MULTIPLIED])
 def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     """The copy is a Llama with the logits of transformers."""
     path = write_gguf(tmp_path / "own.gguf", name, golden)
@@ -90,10 +133,10 @@ def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     np.testing.assert_allclose(logits[-len(expected) :], expected, rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "phi3"])
+@pytest.mark.parametrize("name", ["qwen2", "phi3", "exaone"])
 def test_nothing_is_quantized_anew(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     """Rows in blocks are the same bytes in another order."""
-    path = write_gguf(tmp_path / "own.gguf", name, golden, quantized=True)
+    path = write_gguf(tmp_path / "own.gguf", name, golden, quantized="Q8_0")
     convert(path, tmp_path / "llama.gguf", type="copy")
 
     def rows(source: Path) -> list[bytes]:
@@ -102,6 +145,98 @@ def test_nothing_is_quantized_anew(name: str, golden: dict[str, Any], tmp_path: 
             return sorted(row.tobytes() for t in found for row in t.data.reshape(t.shape[0], -1))
 
     assert rows(tmp_path / "llama.gguf") == rows(path)
+
+
+@pytest.mark.parametrize("quantized", ["Q8_0", "Q4_1", "F16"])
+@pytest.mark.parametrize("name", MULTIPLIED)
+def test_the_embedding_alone_changes(
+    name: str, quantized: str, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its blocks get other scales; every other matrix keeps its bytes; adapters are refused."""
+    path = write_gguf(tmp_path / "own.gguf", name, golden, quantized=quantized)
+    report = convert(path, tmp_path / "llama.gguf", type="copy")
+    assert any("rounded to 16 bits" in n for n in report.notes) == (quantized != "F16")
+    with GGUFFile(path) as own, GGUFFile(tmp_path / "llama.gguf") as llama:
+        factor = own.metadata[f"{own.metadata['general.architecture']}.embedding_scale"]
+        factor /= own.metadata[f"{own.metadata['general.architecture']}.residual_scale"]
+        assert not any("_scale" in key or key.endswith("attention.scale") for key in llama.metadata)
+        for tensor in own.tensors.values():
+            found = llama.tensors[tensor.name]
+            if tensor.name == "token_embd.weight":
+                values = [
+                    gguf.quants.dequantize(t.data, gguf.GGMLQuantizationType(t.format.ggml_id))
+                    for t in (tensor, found)
+                ]
+                largest = np.abs(values[0]).max() * factor
+                np.testing.assert_allclose(values[1], values[0] * factor, atol=2e-3 * largest)
+            elif tensor.name != "output_norm.weight":
+                np.testing.assert_array_equal(found.data, tensor.data)
+    with pytest.raises(UnsupportedModelError, match="merge the adapter into its base"):
+        find_base(tmp_path / "llama.gguf", None, tmp_path)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scaled_blocks(name: str) -> None:
+    """Blocks of every format are those of multiplied numbers: by powers of two, exactly."""
+    stored = FORMATS_BY_NAME[name]
+    rng = np.random.default_rng(7)
+    data = rng.integers(0, 256, (4, stored.block_bytes), dtype=np.uint8)
+    for start in SCALES[name]:
+        scales = rng.uniform(0.01, 1, 4).astype("<f2")
+        data[:, start : start + 2] = scales[:, None].view(np.uint8)
+    tensor = MappedTensor("blocks", (4, stored.block_size), stored, data.reshape(-1))
+    kind = gguf.GGMLQuantizationType(stored.ggml_id)
+    expected = gguf.quants.dequantize(data, kind)
+    doubled = gguf.quants.dequantize(ScaledBlocks(tensor, 4.0).rows(0, 4), kind)
+    np.testing.assert_array_equal(doubled, 4 * expected)
+    found = gguf.quants.dequantize(ScaledBlocks(tensor, 3.3).rows(1, 3), kind)
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(found, 3.3 * expected[1:3], rtol=1e-3, atol=4e-3 * largest)
+
+
+def test_old_files_of_minicpm(golden: dict[str, Any], tmp_path: Path) -> None:
+    """Files without keys of multipliers have those of the first models."""
+    usual = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 256}
+    stated = write_gguf(tmp_path / "stated.gguf", "minicpm", golden, **usual)
+    silent = {"embedding_scale": 0.0, "residual_scale": 0.0, "logit_scale": 0.0}
+    old = write_gguf(tmp_path / "old.gguf", "minicpm", golden, keys=silent)
+    convert(stated, tmp_path / "a.gguf", type="copy")
+    convert(old, tmp_path / "b.gguf", type="copy")
+    with GGUFFile(tmp_path / "a.gguf") as a, GGUFFile(tmp_path / "b.gguf") as b:
+        assert a.metadata.keys() == b.metadata.keys()
+        epsilon = "llama.attention.layer_norm_rms_epsilon"
+        assert a.metadata[epsilon] == pytest.approx(b.metadata[epsilon], rel=1e-6)
+        for name, tensor in a.tensors.items():
+            found = b.tensors[name].data.view(np.float32)
+            np.testing.assert_allclose(found, tensor.data.view(np.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"embedding_scale": float("nan")}, r"granite\.embedding_scale is nan; a number is needed"),
+        ({"residual_scale": -0.2}, r"granite\.residual_scale is -0\.2; it must be from 1e-06"),
+        ({"logit_scale": 1e30}, r"granite\.logit_scale is 1e\+30; it must be from 1e-06"),
+        ({"attention.scale": float("inf")}, r"granite\.attention\.scale is inf"),
+        ({"residual_scale": 1e-4}, "the norm's epsilon is"),
+        ({"rope.scaling.finetuned": False}, "a Granite without rotary positions"),
+    ],
+)
+def test_multipliers_that_are_none(
+    keys: dict[str, Any], message: str, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Hostile numbers are told by their keys."""
+    path = write_gguf(tmp_path / "own.gguf", "granite", golden, keys=keys)
+    with pytest.raises(EdgellamaError, match=message) as caught:
+        convert(path, tmp_path / "llama.gguf", type="copy")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_blocks_that_cannot_be_multiplied(golden: dict[str, Any], tmp_path: Path) -> None:
+    """An embedding whose blocks have no scales of 16 bits is refused."""
+    path = write_gguf(tmp_path / "own.gguf", "granite", golden, quantized="MXFP4")
+    with pytest.raises(UnsupportedModelError, match="stored as MXFP4 and cannot be multiplied"):
+        convert(path, tmp_path / "llama.gguf", type="copy")
 
 
 def test_what_to_do_is_said(golden: dict[str, Any], tmp_path: Path) -> None:

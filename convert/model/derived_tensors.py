@@ -6,15 +6,30 @@ family of models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.convert.dequantize.elements import float_rows
 from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.formats import FORMATS_BY_NAME
 
+SCALES: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS"), (0,)),
+        **dict.fromkeys(("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
+        **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+        "Q2_K": (80, 82),
+        "Q3_K": (108,),
+        "Q6_K": (208,),
+        "TQ1_0": (52,),
+        "TQ2_0": (64,),
+    }
+)
+"""The bytes of a block at which halves begin that multiply all of it, or all its minimums."""
 _SMALLEST_LENGTH = 1e-12
 """What torch's normalize divides by at least."""
 
@@ -51,6 +66,30 @@ class MultipliedTensor(SourceTensor):
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         values = float_rows(self._tensor, first, last) * self._factor
         return values.view(np.uint8).reshape(last - first, self.row_bytes)
+
+
+class ScaledBlocks(SourceTensor):
+    """A tensor of blocks times a number: their scales are, in halves, and their quants stay."""
+
+    def __init__(self, tensor: SourceTensor, factor: float) -> None:
+        """UnsupportedModelError for a format whose scales are no halves."""
+        if tensor.format.name not in SCALES:
+            raise UnsupportedModelError(
+                f"tensor {tensor.name} is stored as {tensor.format.name} and cannot be multiplied; "
+                f"supported: {', '.join(SCALES)}"
+            )
+        super().__init__(tensor.name, tensor.shape, tensor.format)
+        self._tensor, self._factor = tensor, np.float32(factor)
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        rows = self._tensor.rows(first, last).copy()
+        blocks = rows.reshape(-1, self.format.block_bytes)
+        for start in SCALES[self.format.name]:
+            halves = np.ascontiguousarray(blocks[:, start : start + 2]).view("<f2")
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaled = (halves.astype(np.float32) * self._factor).astype("<f2")
+            blocks[:, start : start + 2] = scaled.view(np.uint8)
+        return rows
 
 
 class UnitRows(SourceTensor):

@@ -1,7 +1,8 @@
-"""GGUF files of other architectures that are Llamas with rows in another order: qwen2 and phi3.
+"""GGUF files of other architectures that are Llamas, without quantizing anything anew.
 
-Rows of queries and keys are in Hugging Face's order there, and Phi-3's matrices lie in one. Rows
-are taken as they are stored, so that nothing is quantized anew.
+In those of Qwen 2, Phi-3 and EXAONE the rows of queries and keys are in Hugging Face's order, and
+Phi-3's matrices lie in one; rows are taken as they are stored. Granite's and MiniCPM's have a
+Llama's order, and multipliers, which are ``gguf_multipliers``'.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from types import MappingProxyType
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.model.gguf_multipliers import ARCHITECTURES as MULTIPLIED
+from edgellama.convert.model.gguf_multipliers import GGUFMultipliers
 from edgellama.convert.model.hparams import SCALED_POSITIONS
 from edgellama.convert.model.packed_matrices import apart, below_each_other
-from edgellama.convert.model.relatives import renamed_keys
+from edgellama.convert.model.relatives import SOURCE_KEY, renamed_keys
 from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
 from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.error_text import shown
-from edgellama.quant.errors import ModelFileError
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import CONVERTIBLE
 
@@ -41,22 +44,31 @@ def llama_of_gguf(
     keys = ConfigKeys(MappingProxyType({key: item.value for key, item in items.items()}))
     if keys.architecture not in CONVERTIBLE:
         return items, tensors, ()
+    own, notes = dict(items), tuple[str, ...]()
     try:
         found = _in_order(keys, tensors)
-    except ModelFileError as error:
+        if keys.architecture in MULTIPLIED:
+            multipliers = GGUFMultipliers.of(keys, _head_size(keys))
+            own, notes = multipliers.items(keys, items), multipliers.notes(found)
+            own[SOURCE_KEY] = metadata.text(keys.architecture)
+            found = multipliers.tensors(found)
+        if _SHORT in tensors:
+            shortened, more = _shortened(keys)
+            own, notes = own | shortened, notes + more
+            own.pop(f"{keys.architecture}.{_SCALING}", None)
+    except (ModelFileError, UnsupportedModelError) as error:
         raise error.within(source) from None
     except (ValueError, IndexError) as error:
         raise ModelFileError(f"{source}: {error}; needed: what its sizes say") from None
-    own = dict(items)
-    notes: tuple[str, ...] = ()
-    if _SHORT in tensors:
-        # Beyond the original length all positions have the long factors.
-        original = keys.integer(_ORIGINAL, keys.integer(_CONTEXT))
-        shorter = min(original, keys.integer(_CONTEXT))
-        notes = shorter_context_notes(shorter) if shorter < keys.integer(_CONTEXT) else ()
-        own[f"{keys.architecture}.{_CONTEXT}"] = metadata.unsigned(shorter)
-        own.pop(f"{keys.architecture}.{_SCALING}", None)
     return renamed_keys(own, "llama", of=keys.architecture), found, notes
+
+
+def _shortened(keys: ConfigKeys) -> tuple[dict[str, MetadataItem], tuple[str, ...]]:
+    """The context within the original length: beyond it all positions have the long factors."""
+    length = keys.size(_CONTEXT)
+    shorter = min(keys.size(_ORIGINAL, length), length)
+    notes = shorter_context_notes(shorter) if shorter < length else ()
+    return {f"{keys.architecture}.{_CONTEXT}": metadata.unsigned(shorter)}, notes
 
 
 def shorter_context_notes(length: int, reason: str = SCALED_POSITIONS) -> tuple[str, ...]:
@@ -68,7 +80,7 @@ def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
     """The tensors of a Llama. ValueError or IndexError for rows that are no heads."""
     heads = keys.size("attention.head_count")
     shared = keys.size("attention.head_count_kv", heads)
-    size = keys.size("attention.key_length", max(1, keys.size("embedding_length") // heads))
+    size, is_half_split = _head_size(keys), keys.architecture not in MULTIPLIED
     rotated, hidden = keys.size("rope.dimension_count", size), keys.size("feed_forward_length")
     rows = {"attn_q": heads * size, "attn_k": shared * size, "attn_v": shared * size}
     found: dict[str, SourceTensor] = {}
@@ -87,5 +99,11 @@ def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
             parts = {ROPE_FREQS: tensor.renamed(ROPE_FREQS)} if name == _SHORT else {}
         for part, piece in parts.items():
             num_heads = {"attn_q": heads, "attn_k": shared}.get(part.split(".")[-2])
-            found[part] = piece if num_heads is None else PermutedTensor(piece, num_heads, rotated)
+            is_turned = is_half_split and num_heads is not None
+            found[part] = PermutedTensor(piece, num_heads or 1, rotated) if is_turned else piece
     return found
+
+
+def _head_size(keys: ConfigKeys) -> int:
+    heads = keys.size("attention.head_count")
+    return keys.size("attention.key_length", max(1, keys.size("embedding_length") // heads))
