@@ -74,6 +74,17 @@ def source_names() -> set[str]:
     return names
 
 
+@pytest.mark.parametrize("extra", ["server", "ray"])
+def test_what_serves_has_what_schemas_and_tools_need(extra: str) -> None:
+    """Every protocol of the server offers both; agents send them with each request."""
+    tomllib = pytest.importorskip("tomllib")
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    needed = {each for each in extras["grammar"] if not each.startswith("docstring_parser")}
+    assert needed <= {*extras[extra]}
+
+
 @pytest.mark.parametrize("with_links", [True, False], ids=["links", "no links"])
 def test_a_wheel_has_every_file(with_links: bool, tmp_path: Path) -> None:
     """Whether a checkout has the links or not, its wheel holds the same sources, each once."""
