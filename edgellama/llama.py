@@ -251,6 +251,7 @@ class Llama(JudgingModel):
             cache(partial(self._chat_template, template)),
             self.sampling_defaults or CHAT_SAMPLING,
             options,
+            self.context_length,
         )
         return Batch(
             self._engine,

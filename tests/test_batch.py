@@ -19,8 +19,10 @@ from edgellama import (
     InvalidOptionError,
     Llama,
 )
+from edgellama.generation.arguments import GIANT_LENGTH
 from edgellama.generation.batches.batch_width import BatchWidth
 
+GIANT = "x" * GIANT_LENGTH
 PROMPTS = ["a", "bcd", "once upon a time there was", "x" * 150, "hello hello", "z" * 40]
 
 
@@ -181,6 +183,21 @@ def test_impossible_prompts(llama: Llama, prompt: Any, words: str) -> None:
     ((index, text),) = told
     assert index == 1
     assert words in text
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [GIANT, {"messages": [{"role": "user", "content": GIANT}, {"role": "user", "content": "Hi"}]}],
+)
+def test_a_giant_prompt_is_refused_by_its_length(
+    llama: Llama, monkeypatch: pytest.MonkeyPatch, prompt: Any
+) -> None:
+    """It is never made into tokens, which takes minutes for a word of many megabytes."""
+    monkeypatch.setattr(type(llama.tokenizer), "encode_stretch", lambda *_: pytest.fail("encoded"))
+    told: list[EdgellamaError] = []
+    results = llama.generate_batch([prompt], on_error=lambda _, error: told.append(error))
+    assert list(results) == []
+    assert isinstance(told[0], ContextLengthError) and "at least" in str(told[0])
 
 
 def test_no_prompt_at_the_moment(llama: Llama) -> None:

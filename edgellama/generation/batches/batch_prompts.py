@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from edgellama.generation.argument_types import BatchPrompt
+from edgellama.generation.arguments import check_may_fit
 from edgellama.generation.chat.chat_format import ChatFormat
 from edgellama.generation.chat.messages import checked_messages
 from edgellama.generation.text_options import (
@@ -36,6 +37,7 @@ class BatchPrompts:
 
     ``options``, which are BatchOptions, hold for all that do not say otherwise; what chats
     leave out they have from ``chat_sampling``. ``template`` is asked for once a chat comes.
+    Giant texts that cannot fit in ``context_length`` are refused before they become tokens.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class BatchPrompts:
         template: Callable[[], ChatTemplate],
         chat_sampling: Mapping[str, Any],
         options: Mapping[str, Any],
+        context_length: int,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._chat_sampling = chat_sampling
         self._options = options
+        self._context_length = context_length
         check_option_names(options, BATCH_OPTION_NAMES)
         prompt_request(tokenizer, [0], _of_prompts(options))
 
@@ -59,6 +63,7 @@ class BatchPrompts:
         own = {key: value for key, value in given.items() if key not in PROMPT_KEYS}
         if "messages" in given:
             return self._chat_request(given["messages"], own)
+        check_may_fit(self._tokenizer, given["prompt"], self._context_length)
         return prompt_request(
             self._tokenizer, given["prompt"], layered_options(_of_prompts(self._options), own)
         )
@@ -71,6 +76,9 @@ class BatchPrompts:
         checked = checked_messages(messages)
         if not checked:
             raise InvalidOptionError("messages is empty; allowed: at least one message")
+        for message in checked:
+            if message["role"] != "assistant":  # Of a reply, templates leave parts out.
+                check_may_fit(self._tokenizer, message["content"].strip(), self._context_length)
         continues = own.get(CONTINUE_KEY, False)
         if not isinstance(continues, bool):
             raise InvalidOptionError(
