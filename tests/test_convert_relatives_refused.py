@@ -110,6 +110,7 @@ def golden() -> dict[str, Any]:
         ("exaone", {"num_layers": None}, ModelFileError, "num_hidden_layers is missing"),
         ("exaone", {"activation_function": "gelu"}, UnsupportedModelError, "function 'gelu'"),
         ("glm", {"partial_rotary_factor": 0.2, "rope_parameters": None}, ModelFileError, "is 0.2"),
+        ("xverse", {"edgellama_rotated": 3}, ModelFileError, "rotate 3 of 8 elements of a head"),
         ("glm", {"intermediate_size": 40}, ModelFileError, "gate_up_proj.* needed: 80 rows"),
     ],
 )

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from reference.family import MEMBERS
 from reference.family_member import Array, write_safetensors
+from reference.relatives import WITH_VISION, drawn, write_relative
 
+from edgellama.convert import convert
 from edgellama.convert.model.description import ModelDescription, describe
 from edgellama.convert.sources.opening import open_checkpoint
+from edgellama.engine.engine import Engine
 from edgellama.quant.errors import EdgellamaError, UnsupportedModelError
+from edgellama.quant.gguf.file import GGUFFile
 
 MEMBER = next(member for member in MEMBERS if member.name == "llama-2")
 MISTRAL = next(member for member in MEMBERS if member.name == "mistral")
@@ -92,6 +96,8 @@ def check_same(found: ModelDescription, expected: ModelDescription) -> None:
         ("LlavaNextForConditionalGeneration", new_names, MISTRAL),
         ("Mistral3ForConditionalGeneration", old_names, MISTRAL),
         ("SmolVLMForConditionalGeneration", idefics_names, MEMBER),
+        ("InternVLForConditionalGeneration", old_names, MISTRAL),
+        ("LlavaOnevisionForConditionalGeneration", new_names, MEMBER),
     ],
 )
 def test_the_text_model_is_converted(
@@ -102,6 +108,30 @@ def test_the_text_model_is_converted(
     check_same(found, described(member.write(tmp_path / "text")))
     (note,) = found.notes
     assert note.startswith("the model sees images: its 5 tensors for that are left out")
+
+
+@pytest.mark.parametrize("is_flat", [False, True])
+@pytest.mark.parametrize("name", WITH_VISION)
+def test_qwen_with_vision(name: str, is_flat: bool, tmp_path: Path) -> None:
+    """For a text, positions in three directions are a Llama's; the first releases are flat."""
+    golden = dict(np.load(Path(__file__).parent / "data" / "relatives_golden.npz"))
+    folder = write_relative(tmp_path / name, name, golden)
+    weights = drawn(name, json.loads(str(golden[f"{name}/shapes"])))
+    if is_flat:
+        config = json.loads((folder / "config.json").read_text("ascii"))
+        text = config.pop("text_config") | {"model_type": "qwen2_vl"}
+        text["rope_scaling"] = {"type": "mrope", "mrope_section": [1, 1, 2]}
+        text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]
+        (folder / "config.json").write_text(json.dumps(text | config), "ascii")
+        weights = {k.replace("model.language_model.", "model."): v for k, v in weights.items()}
+    seeing = "visual.blocks.0.attn.proj.bias"
+    write_safetensors(folder / "model.safetensors", {**weights, seeing: HALF})
+    report = convert(folder, tmp_path / "model.gguf", type="f32")
+    assert report.notes[0].startswith("the model sees images: its 1 tensors for that are left out")
+    tokens = golden[f"{name}/tokens"].tolist()
+    with GGUFFile(tmp_path / "model.gguf") as file, Engine(file) as engine:
+        logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"))
+    np.testing.assert_allclose(logits, golden[f"{name}/logits"], rtol=0, atol=5e-5)
 
 
 def test_llava_in_its_own_format(tmp_path: Path) -> None:

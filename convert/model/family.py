@@ -25,10 +25,11 @@ HEADLESS = ("LlamaModel", "MistralModel")
 """Without an output matrix: models that were trained to make vectors of texts."""
 MODEL_TYPES = ("llama", "longllama", "mistral")
 ACTIVATIONS = ("silu", "swish")
+_TITLES = ", ".join(dict.fromkeys(relative.title for relative in RELATIVES.values()))
 SUPPORTED = (
     "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
-    f"({', '.join((*ARCHITECTURES, *HEADLESS))}), also inside LLaVA, Mistral 3, SmolVLM, Idefics 3 "
-    f"and Llama 3.2 Vision; {', '.join(dict.fromkeys(r.title for r in RELATIVES.values()))}"
+    f"({', '.join((*ARCHITECTURES, *HEADLESS))}), also inside LLaVA, Mistral 3, SmolVLM, Idefics "
+    f"3, Qwen 2 and 2.5 VL, InternVL and Llama 3.2 Vision; {_TITLES}"
 )
 META_SCHEME = "int4_weight_int8_dynamic_activation"
 # Fields of params.json that only other kinds of model have.

@@ -70,6 +70,11 @@ class HyperParameters:
                 f"{self.head_count} heads of {self.head_size} elements; needed: an even size, "
                 f"together up to {MAX_SIZE}"
             )
+        if self.rotated is not None and (self.rotated % 2 or self.rotated > self.head_size):
+            raise ModelFileError(
+                f"positions rotate {self.rotated} of {self.head_size} elements of a head; needed: "
+                "an even number of them"
+            )
 
     def items(self) -> dict[str, MetadataItem]:
         """The keys under ``llama.``, and that of dynamic scaling."""

@@ -82,6 +82,9 @@ STRANGERS: Mapping[str, Stranger] = MappingProxyType(
         "MiniCPM3ForCausalLM": Stranger(_LATENT, "MiniCPM 1 and 2"),
         "MixtralForCausalLM": Stranger(_EXPERTS, _MISTRAL),
         "MPTForCausalLM": Stranger(f"{_LAYER_NORM}, positions are slopes (ALiBi)"),
+        "NanbeigeForCausalLM": Stranger(
+            "layers run several times", "its earlier models, which are Llamas"
+        ),
         "NemotronForCausalLM": Stranger(f"{_LAYER_NORM}, {_NO_GATE}"),
         "NemotronHForCausalLM": Stranger(_RECURRENT),
         "OlmoForCausalLM": Stranger(_LAYER_NORM),

@@ -22,22 +22,29 @@ COMPOSITES = (
     *("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"),
     *("VipLlavaForConditionalGeneration", "Mistral3ForConditionalGeneration"),
     *("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
-    "MllamaForConditionalGeneration",
+    *("LlavaOnevisionForConditionalGeneration", "InternVLForConditionalGeneration"),
+    *("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+    *("GotOcr2ForConditionalGeneration", "MllamaForConditionalGeneration"),
 )
 """With ``text_config``."""
 FLAT = MappingProxyType(
     {
         "LlavaLlamaForCausalLM": "LlamaForCausalLM",
         "LlavaMistralForCausalLM": "MistralForCausalLM",
+        "Qwen2VLForConditionalGeneration": "Qwen2ForCausalLM",
+        "Qwen2_5_VLForConditionalGeneration": "Qwen2ForCausalLM",
     }
 )
-"""LLaVA's own format: a Llama's configuration and tensors, and others beside them."""
+"""Without ``text_config``, as in LLaVA's own format: a text model's configuration and tensors, and
+others beside them.
+"""
 CROSS_LAYERS, TIED = "cross_attention_layers", "tie_word_embeddings"
 _LLAMA = MappingProxyType(
     {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
     | {"num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 2048}
 )
 _LARGER = MappingProxyType({**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8})
+_QWEN2_VL = MappingProxyType({"rms_norm_eps": 1e-5, "rope_theta": 1e6, "num_key_value_heads": 8})
 # The kinds of text models, as whose architecture, and what transformers takes for granted where
 # text_config does not say it.
 _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType(
@@ -51,6 +58,8 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
         "granite": ("GraniteForCausalLM", {}),
         "phi3": ("Phi3ForCausalLM", {}),
         "qwen2": ("Qwen2ForCausalLM", {}),
+        "qwen2_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
+        "qwen2_5_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
         "mllama_text_model": (
             "LlamaForCausalLM",
             {**_LARGER, "num_hidden_layers": 40, "vocab_size": 128256, "rms_norm_eps": 1e-5}
@@ -63,7 +72,7 @@ _OF_THE_WHOLE = ("architectures", "model_type", "text_config", "vision_config")
 _TEXT = re.compile(r"(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(.+)")
 _VISION = re.compile(
     r"(?:model\.)?(?:vision_tower|vision_model|vision_resampler|multi_modal_projector|mm_projector"
-    r"|connector|image_newline)(?:\..+)?"
+    r"|connector|image_newline|visual)(?:\..+)?"
 )
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.(.+)")
 _Value = TypeVar("_Value")
@@ -93,11 +102,11 @@ def text_part(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.kind != "hugging_face":
         return checkpoint
     architecture = next((a for a in config.items("architectures") if isinstance(a, str)), "")
-    if architecture in FLAT:
-        plain = {**config.values, "architectures": [FLAT[architecture]]}
-        return _without_vision(checkpoint, plain, _Layers(), {})
     if architecture not in COMPOSITES or not config.fields("text_config"):
-        return checkpoint
+        if architecture not in FLAT:
+            return checkpoint
+        plain = {**config.values, "architectures": [FLAT[architecture]]}
+        return _without_vision(checkpoint, _with_plain_positions(plain), _Layers(), {})
     text = config.fields("text_config")
     kind, defaults = _KINDS.get(text.text("model_type"), (None, {}))
     whole = {name: value for name, value in config.values.items() if name not in _OF_THE_WHOLE}
@@ -110,7 +119,21 @@ def text_part(checkpoint: Checkpoint) -> Checkpoint:
         merged["num_hidden_layers"] = len(layers.kept)
     # Llama 3.2 Vision's table has rows for an image's token behind those of the output.
     rows = {"model.embed_tokens.weight": merged.get("vocab_size")} if layers.kept else {}
-    return _without_vision(checkpoint, merged, layers, rows)
+    return _without_vision(checkpoint, _with_plain_positions(merged), layers, rows)
+
+
+def _with_plain_positions(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Qwen VL's configuration with a text's positions, which are alike in time, height and width.
+
+    So rotating each part of a head by another of these (mrope) is what a Llama does.
+    """
+    found = dict(config)
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = found.get(name)
+        if isinstance(rope, dict) and "mrope_section" in rope:
+            plain = {key: "default" if kind == "mrope" else kind for key, kind in rope.items()}
+            found[name] = {**plain, "mrope_section": None}
+    return found
 
 
 def _own_layers(text: Fields) -> _Layers:

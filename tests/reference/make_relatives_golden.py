@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from reference.relative_twins import TWINS, Twin
-from reference.relatives import RELATIVES, SIZES, drawn
+from reference.relatives import RELATIVES, SIZES, WITH_VISION, drawn
 
 GOLDEN = Path(__file__).parent.parent / "data" / "relatives_golden.npz"
 NUM_TOKENS, NUM_LOGITS = 24, 1
@@ -59,11 +59,39 @@ def outputs(name: str, seed: int) -> dict[str, Any]:
     }
 
 
+def outputs_with_vision(name: str, seed: int) -> dict[str, Any]:
+    """One model's arrays for a text, without the tensors of vision."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    vision = {"depth": 1, "hidden_size": 32, "embed_dim": 32, "num_heads": 2}
+    config = getattr(transformers, f"{WITH_VISION[name]}Config")(
+        text_config=SIZES | {"rope_parameters": rope}, vision_config=vision
+    )
+    model = getattr(transformers, f"{WITH_VISION[name]}ForConditionalGeneration")(config).eval()
+    shapes = {k: list(v.shape) for k, v in model.state_dict().items() if "visual" not in k}
+    weights = {k: torch.from_numpy(v.astype(np.float32)) for k, v in drawn(name, shapes).items()}
+    assert not model.load_state_dict(weights, strict=False).unexpected_keys
+    tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], NUM_TOKENS)
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(tokens)[None]).logits[0].numpy()
+    named = {"architectures": [f"{WITH_VISION[name]}ForConditionalGeneration"]}
+    text = config.text_config.to_dict()
+    kept = {k: v for k, v in text.items() if isinstance(v, (int, str, float)) or k in SIZES}
+    written = named | {"text_config": kept | {"rope_parameters": rope}}
+    return {
+        f"{name}/config": np.array(json.dumps(written)),
+        f"{name}/shapes": np.array(json.dumps(shapes)),
+        f"{name}/tokens": tokens.astype(np.int32),
+        f"{name}/logits": logits[-NUM_LOGITS:],
+    }
+
+
 def main() -> None:
     """Write the file."""
     arrays: dict[str, Any] = {}
     for seed, name in enumerate(RELATIVES):
         arrays |= outputs(name, seed)
+    for seed, name in enumerate(WITH_VISION):
+        arrays |= outputs_with_vision(name, seed)
     np.savez_compressed(GOLDEN, **arrays)
 
 

@@ -110,6 +110,9 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
 
+WITH_VISION = {"qwen2-vl": "Qwen2VL", "qwen2.5-vl": "Qwen2_5_VL"}
+"""The beginning of the class in transformers, of models with vision without its tensors."""
+
 
 def drawn(name: str, shapes: dict[str, list[int]]) -> dict[str, Array]:
     """float16 weights; activations stay near one."""
