@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,18 @@ def test_an_absent_file_is_one_short_line(cache: Path, tmp_path: Path) -> None:
             names.resolve(name)
     with pytest.raises(ModelNotFoundError, match=r"no such file; nowhere is not a folder"):
         names.resolve("nowhere/model.gguf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and links in folders")
+def test_what_is_there_and_no_file_is_told_as_what_it_is(cache: Path, tmp_path: Path) -> None:
+    """A pipe, as a shell gives for <(...), and a link whose end is gone are not called absent."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link.gguf"
+    os.mkfifo(pipe)
+    link.symlink_to("gone.gguf")
+    with pytest.raises(ModelNotFoundError, match="pipe is not a regular file; allowed: a file"):
+        names.resolve(pipe)
+    with pytest.raises(ModelNotFoundError, match="a link to 'gone.gguf', which is not there"):
+        names.resolve(link)
 
 
 def test_any_part_of_a_split_model_means_its_first(tmp_path: Path) -> None:

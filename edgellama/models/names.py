@@ -101,7 +101,15 @@ def is_plainly_a_path(text: str) -> bool:
 
 
 def _no_such_file(path: Path) -> ModelNotFoundError:
-    """The error for an absent file; it names the GGUF file of its folder that is called alike."""
+    """The error for an absent file; it names the GGUF file of its folder that is called alike.
+
+    Pipes and devices are there, but cannot be mapped.
+    """
+    if path.exists():
+        return ModelNotFoundError(f"{path} is not a regular file; allowed: a file on a disk")
+    if path.is_symlink():
+        there = shown(os.readlink(path))
+        return ModelNotFoundError(f"{path} is a link to {there}, which is not there")
     if not path.parent.is_dir():
         return ModelNotFoundError(f"{path}: no such file; {path.parent} is not a folder")
     beside = sorted(found.name for found in path.parent.glob("*.gguf"))
