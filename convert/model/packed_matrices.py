@@ -87,9 +87,13 @@ def baichuan_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
 
 def baichuan2_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
     """Baichuan 2's, whose output has rows of length 1, however they are stored."""
-    found = baichuan_apart(tensors, config)
-    heads = (name for name in found if name.endswith("lm_head.weight"))
-    return found | {name: UnitRows(found[name]) for name in heads}
+    return with_unit_rows(baichuan_apart(tensors, config))
+
+
+def with_unit_rows(tensors: Tensors) -> dict[str, SourceTensor]:
+    """The tensors, the rows of the output divided by their lengths."""
+    heads = (name for name in tensors if name.endswith("lm_head.weight"))
+    return {**tensors, **{name: UnitRows(tensors[name]) for name in heads}}
 
 
 def internlm2_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:

@@ -182,6 +182,28 @@ def baichuan_settings(config: Fields) -> Settings:
     return _NONE
 
 
+def mobilellm_settings(config: Fields) -> Settings:
+    """MobileLLM has its own name for a tied output, and may run each layer twice."""
+    layers = config.size("num_hidden_layers") * (2 if runs_layers_twice(config) else 1)
+    is_tied = config.flag("share_embedding", False) or config.flag("tie_word_embeddings", False)
+    return {
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": is_tied,
+    }
+
+
+def runs_layers_twice(config: Fields) -> bool:
+    """Whether MobileLLM's configuration says so."""
+    return config.flag("layer_sharing", False)
+
+
+def has_unit_output(config: Fields) -> bool:
+    """Whether the rows of Index's output are divided by their lengths, which must be said."""
+    if not config.has("norm_head"):
+        raise config.error("norm_head", "true or false")
+    return config.flag("norm_head", False)
+
+
 def without_clipping(config: Fields) -> Settings:
     """IQuest-Coder can clip queries, keys and values, and does not in what is published."""
     for name in ("clip_qkv", "sliding_window"):

@@ -27,9 +27,10 @@ from edgellama.convert.model.packed_matrices import (
     internlm2_apart,
     phi3_apart,
     telechat_apart,
+    with_unit_rows,
 )
 from edgellama.convert.model.relative import Relative, Settings
-from edgellama.convert.model.tensor_names import EXAONE, KORMO, renamed
+from edgellama.convert.model.tensor_names import EXAONE, KORMO, each_layer_twice, renamed
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.config_keys import ARCHITECTURE_KEY, USUAL_ARCHITECTURE
 
@@ -121,6 +122,12 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             settings=lambda config: multiplied_settings(hyperclovax_multipliers(config)),
             rewritten=lambda tensors, config: multiplied(tensors, hyperclovax_multipliers(config)),
         ),
+        "IndexForCausalLM": Relative(
+            "Index 1.9B",
+            rewritten=lambda tensors, config: (
+                with_unit_rows(tensors) if settings.has_unit_output(config) else tensors
+            ),
+        ),
         "InternLMForCausalLM": Relative("InternLM", settings=settings.internlm_settings),
         "InternLM2ForCausalLM": Relative("InternLM 2", rewritten=internlm2_apart),
         "InternLM3ForCausalLM": Relative("InternLM 3"),
@@ -154,6 +161,13 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             kind="MistralForCausalLM",
             model_type="mistral",
             defaults={"head_dim": 128, "rms_norm_eps": 1e-5, "max_position_embeddings": 262144},
+        ),
+        "MobileLLMForCausalLM": Relative(
+            "MobileLLM",
+            settings=settings.mobilellm_settings,
+            rewritten=lambda tensors, config: (
+                each_layer_twice(tensors) if settings.runs_layers_twice(config) else tensors
+            ),
         ),
         "PanguEmbeddedForCausalLM": Relative("openPangu Embedded"),
         "Phi3ForCausalLM": Relative(

@@ -1,4 +1,4 @@
-"""Names of tensors in checkpoints that are a Llama's under other words.
+"""Names of tensors that are a Llama's under other words, and of layers that run twice.
 
 A table gives a Llama's words for each of an architecture's; matrices that are two in a Llama are
 ``packed_matrices``'.
@@ -6,6 +6,7 @@ A table gives a Llama's words for each of an architecture's; matrices that are t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
 
 Words = Mapping[str, str]
+_LAYER = re.compile(r"(.*\blayers\.)([0-9]{1,6})(\..+)")
 _GPT2 = {".transformer.h.": ".model.layers.", ".transformer.": ".model.", ".ln_f.": ".norm."}
 INTERNLM2: Words = MappingProxyType(
     {
@@ -77,4 +79,17 @@ def renamed(
                 f"{shown(plain)}; needed: one"
             )
         found[plain] = tensor
+    return found
+
+
+def each_layer_twice(tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
+    """The tensors of a model with twice the layers: each one is there a second time behind it."""
+    found: dict[str, SourceTensor] = {}
+    for name, tensor in tensors.items():
+        match = _LAYER.fullmatch(name)
+        if match is None:
+            found[name] = tensor
+        else:
+            first = 2 * int(match[2])
+            found |= {f"{match[1]}{n}{match[3]}": tensor for n in (first, first + 1)}
     return found

@@ -7,6 +7,7 @@ of matrices that lie in one, and what it multiplies.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,8 @@ class Twin:
     config.json does not have. ``renamed``: fields of config.json by those of the twin. ``words``:
     in names of tensors, by the twin's. ``packed``: of a matrix in one, the parts, and how the
     product is cut: rows become those of each part. ``biased``: modules with biases, others have
-    none although the twin has. ``finished``: the last that is done to weights.
+    none although the twin has. ``runs``: how often each layer runs, which are several layers of
+    the twin. ``finished``: the last that is done to weights.
     """
 
     known: str = "Llama"
@@ -39,12 +41,17 @@ class Twin:
     packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cut: Callable[[Any], tuple[Any, ...]] = tuple
     biased: tuple[str, ...] | None = None
+    runs: int = 1
     finished: Callable[[dict[str, Any]], dict[str, Any]] = _same
 
     def own_shapes(self, shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """The shapes of the architecture's tensors, from its twin's."""
         found: dict[str, list[int]] = {}
-        for name, shape in shapes.items():
+        for twins_name, shape in shapes.items():
+            layer = _layer_of(twins_name)
+            if layer is not None and layer % self.runs:
+                continue
+            name = _in_layer(twins_name, (layer or 0) // self.runs)
             module, _, kind = name.rpartition(".")
             if kind == "bias" and self.biased is not None and not module.endswith(self.biased):
                 continue
@@ -73,6 +80,11 @@ class Twin:
                 found |= {f"{stem}.{part}.{kind}": piece for part, piece in pieces}
             else:
                 found[name] = values
+        found = {
+            _in_layer(name, run + self.runs * (_layer_of(name) or 0)): values
+            for name, values in found.items()
+            for run in range(self.runs)
+        }
         lacking = {name: zeros(shape) for name, shape in shapes.items() if name not in found}
         return self.finished(found | lacking)
 
@@ -85,6 +97,15 @@ class Twin:
         for own, twins in self.words.items():
             name = name.replace(own, twins)
         return name
+
+
+def _layer_of(name: str) -> int | None:
+    match = re.search(r"\.layers\.(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
+def _in_layer(name: str, layer: int) -> str:
+    return re.sub(r"\.layers\.\d+\.", f".layers.{layer}.", name)
 
 
 def _thirds(values: Any) -> tuple[Any, ...]:
@@ -136,6 +157,8 @@ _MUP = RELATIVES["teleflm"][1]
 TWINS: Mapping[str, Twin] = {
     "MiMo": Twin("Qwen2"),
     "Xverse": Twin(),
+    "Index": Twin(finished=_unit_rows),
+    "MobileLLM": Twin(settings={"num_hidden_layers": 4, "tie_word_embeddings": True}, runs=2),
     "InternLM3": Twin(),
     "InternLM": Twin(
         settings={
