@@ -85,9 +85,12 @@ class OnCard:
 
     def card_step(self) -> CardStep:
         """What steps have on the card, ready to run."""
-        runner = self.engine._machine.open()
-        self.engine._steps.use_card(runner)
-        return runner._card
+        machine, placement = self.engine._machine, self.engine.card_placement
+        assert placement is not None
+        runner = machine.open()
+        placement.take_part(runner, machine.team.cancel_word)
+        assert isinstance(runner.card, CardStep)
+        return runner.card
 
     def launch_seconds(self, cache: KVCache, name: str, num_tokens: int, rounds: int) -> float:
         """The card's time of one launch of "store", "few" or "many" for the next tokens."""

@@ -19,9 +19,10 @@ from edgellama.engine.pages.kv_types import KVTypes, scale_bytes
 from edgellama.engine.pages.page_layout import PageLayout, memory_parts
 from edgellama.engine.pages.page_pool import Hold, PagePool
 from edgellama.engine.program.buffers import MAX_ATTENTION_ROWS
+from edgellama.engine.program.key_splits import MAX_TOKEN_SPLITS
 from edgellama.engine.steps import segments as engine_segments
 from edgellama.engine.steps.rope import RopeTable
-from edgellama.engine.steps.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
+from edgellama.engine.steps.segments import Segment, SegmentTable
 from edgellama.engine.usual_kernels import CACHE_FAMILIES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, partial_bytes
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES, Kernel

@@ -20,11 +20,12 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.engine import Engine
+from edgellama.engine.program.key_splits import MAX_TOKEN_SPLITS
 from edgellama.engine.scheduling import returning, scheduler, step_planner
 from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.engine.scheduling.step_planner import SHARED_PROMPT_TOKENS
 from edgellama.engine.scheduling.work import Work
-from edgellama.engine.steps.segments import MAX_TOKEN_SPLITS, Segment, num_token_splits
+from edgellama.engine.steps.segments import Segment, num_token_splits
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 

@@ -139,7 +139,7 @@ class Engine(LocalEngine):
         """The ops of a step of one sequence's tokens and of the last one's logits."""
         runner = self._machine.open()
         kind = runner.kinds.kind_of(num_tokens, method_of(num_tokens))
-        return runner.ops(kind, self.pool(kv_type).layout)
+        return runner.step_ops(self.pool(kv_type).layout).of(kind)
 
     def run_ops(self, name: str, ops: Callable[[], list[Op]]) -> float:
         """Run an instrument's own ops between two steps; the seconds that they took.

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.steps.segments import ROWS
-from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
+from edgellama.engine.pages.text_cache import TextCache, no_room
+from edgellama.engine.steps.segments import ROWS, Wanted
+from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from edgellama.engine.pages.text_cache import TextCache
-    from edgellama.engine.steps.segments import Wanted
     from edgellama.quant.array_types import FloatRows
     from edgellama.quant.model_config import ModelConfig
 
@@ -52,18 +51,6 @@ def checked_tokens(
     if cache.length + len(ids) > cache.context_length:
         raise no_room(cache, len(ids))
     return ids.astype(np.int64, copy=False)
-
-
-def no_room(cache: TextCache, num_tokens: int) -> EdgellamaError:
-    """Why a sequence takes no ``num_tokens`` more: it is full, or it was closed."""
-    length, context_length = cache.length, cache.context_length
-    if not context_length:
-        return EdgellamaError("this session is closed")
-    return ContextLengthError(
-        f"{length} tokens and {num_tokens} more do not fit a context of {context_length} tokens",
-        length + num_tokens,
-        context_length,
-    )
 
 
 def check_wanted(

@@ -6,8 +6,7 @@ with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
 
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.engine.card.late_placement import BetweenSteps, LatePlacement
@@ -19,8 +18,8 @@ from edgellama.engine.pages.page_pool import PagePool
 from edgellama.engine.pages.page_pools import PagePools
 from edgellama.engine.program.hooks import Hook
 from edgellama.engine.program.step_sizes import step_tokens
-from edgellama.engine.program.step_values import StepKind
 from edgellama.engine.running.machinery import Machinery, checked_num_threads
+from edgellama.engine.running.needed_kernels import NeededKernels
 from edgellama.engine.running.step_runs import StepRuns
 from edgellama.engine.running.step_timer import StepTimer
 from edgellama.engine.scheduling.scheduler import Scheduler
@@ -29,8 +28,6 @@ from edgellama.engine.weights.adapter_shelf import AdapterShelf
 from edgellama.engine.weights.memory import return_free_heap
 from edgellama.engine.weights.weights import ModelWeights
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
-from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
-from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
@@ -81,7 +78,7 @@ class LocalEngine(TextEngine):
         self.tier = choose_tier(tier)
         self.step_tokens = step_tokens(self.config)
         self.layers = checked_layers(layers, self.config.block_count)
-        self._file, self._is_exact, self._timer = file, exact, timer
+        self._file, self._is_exact = file, exact
         self._hooks: tuple[Hook, ...] = ()
         self._pools = PagePools(
             self.config, kv_type,
@@ -92,17 +89,17 @@ class LocalEngine(TextEngine):
             file, self.config, self.tier,
             num_threads=num_threads, layers=self.layers, is_exact=exact, timer=timer,
         )  # fmt: skip
-        self._compile(progress, companions)
+        self._needed = needed = NeededKernels(machine, self.pool().layout)
+        needed.compile(progress, companions, is_timed=timer is not None)
         buffers = machine.open().buffers
         self.adapters = AdapterShelf(
-            file, self.config, buffers.num_rows, buffers.panel_rows, machine.kernels.ensure
+            file, self.config, buffers.num_rows, buffers.panel_rows, needed.compile_adapter
         )
         machine.start()
         self._steps = steps = StepRuns(machine, self.config.vocab_size, timer)
         self.scheduler = Scheduler(
-            steps.run, self.step_tokens, are_all_split=exact,
-            may_guess=self._may_guess,
-        )  # fmt: skip
+            steps.run, self.step_tokens, are_all_split=exact, may_guess=needed.can_guess
+        )
         self._placement: LatePlacement | None = None
         if attention.is_for_cards and not exact:
             try:
@@ -113,29 +110,6 @@ class LocalEngine(TextEngine):
         if hooks:
             self.hooks = tuple(hooks)
         return_free_heap()
-
-    def _compile(
-        self, progress: Callable[[int, int], None] | None, companions: Iterable[str]
-    ) -> None:
-        """Have the kernels of texts; those that check guesses may come later."""
-        entries = {TIMED_ENTRY} if self._timer else set()
-        kinds = self._machine.open().kinds
-        self._machine.kernels.ensure(
-            self._kernels_of(kinds.of_texts()) | entries | {*ENTRY_KERNELS, CHOICE_KERNEL},
-            progress, companions, later=lambda: self._kernels_of(kinds.of_guesses()),
-        )  # fmt: skip
-
-    def _may_guess(self) -> bool:
-        """Whether the kernels that check guesses are there; asked between two steps."""
-        runner = self._machine.runner
-        if runner is None:
-            return False
-        return not self._machine.kernels.are_coming(self._guess_kernels)
-
-    @cached_property
-    def _guess_kernels(self) -> set[str]:
-        """Names of the kernels that check guesses; they depend on nothing that changes."""
-        return self._kernels_of(self._machine.open().kinds.of_guesses())
 
     def _use_cards(
         self,
@@ -149,7 +123,7 @@ class LocalEngine(TextEngine):
             attention, self.config, cache_limit, self._machine.card_bytes, between.measure,
             between.show_buffers,
         )  # fmt: skip
-        self._placement = self._steps.placement = placement
+        self._placement = self._steps.card = placement
         placement.prepare(PageLayout.of(self.config, self._pools.usual, self.tier.lanes), progress)
 
     def pool(self, kv_type: KVTypeChoice | None = None) -> PagePool:
@@ -292,10 +266,4 @@ class LocalEngine(TextEngine):
 
     def usual_kernels(self) -> set[str]:
         """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""
-        kinds = self._machine.open().kinds
-        names = self._kernels_of(kinds.of_texts() | kinds.of_guesses())
-        return names | {*ENTRY_KERNELS, CHOICE_KERNEL}
-
-    def _kernels_of(self, kinds: Set[StepKind]) -> set[str]:
-        runner, pages = self._machine.open(), self.pool().layout
-        return {kernel.name for kernel in runner.kernels(pages, kinds)}
+        return self._needed.usual

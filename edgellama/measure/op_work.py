@@ -11,9 +11,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from edgellama.engine.pages.kv_cache import KVCache
+from edgellama.engine.program.key_splits import split_keys_at
 from edgellama.engine.program.program import Bound, Op
 from edgellama.engine.program.step_values import NUM_OUTPUTS
-from edgellama.engine.steps.segments import split_keys_at
 from edgellama.kernels_cpu.layouts import (
     ALL_KEYS,
     PAGE_POSITIONS,

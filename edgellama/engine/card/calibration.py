@@ -20,6 +20,7 @@ import numpy as np
 from edgellama.cuda.ptx_text import card_source_hash
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.pages import CardPages
+from edgellama.engine.card.step import use_card
 from edgellama.engine.pages.card_layout import CardLayout
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.engine.pages.kv_types import KVTypes
@@ -157,7 +158,7 @@ def calibrate(
     def measure() -> int | None:
         runner = machine.open()
         machine.last_step = None
-        runner.use_card(device, machine.team.cancel_word)
+        use_card(runner, device, config, machine.team.cancel_word)
         calibration = Calibration(device, runner, config, types, tier.lanes, run_ops)
         try:
             calibration.check()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.pages.kv_cache import KVCache
-from edgellama.quant.errors import CudaMemoryError
+from edgellama.quant.errors import CudaError, CudaMemoryError
 
 if TYPE_CHECKING:
     from edgellama.engine.card.device import CardDevice
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgellama.engine.pages.page_layout import PageLayout
     from edgellama.engine.running.machinery import Machinery
     from edgellama.engine.scheduling.scheduler import Scheduler
+    from edgellama.engine.steps.step import StepRunner
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
     from edgellama.kernels_cpu.machine.cpu import Tier
     from edgellama.quant.model_config import ModelConfig
@@ -68,6 +69,16 @@ class LatePlacement:
         if self.made is None:
             raise error
         self.made.retreat(cache, error)
+
+    def take_part(self, runner: StepRunner, cancel_word: int) -> None:
+        """See ``CardOfSteps``."""
+        assert self.made is not None, "whoever has pages on a card was placed there"
+        self.made.take_part(runner, cancel_word)
+
+    def fail(self, error: CudaError) -> None:
+        """See ``CardOfSteps``."""
+        if self.made is not None:
+            self.made.fail(error)
 
     def clear(self) -> None:
         """Give back pages that no sequence holds."""
@@ -117,9 +128,11 @@ class BetweenSteps:
         """Let a card have the buffers of steps. CudaError."""
         machine, runner = self._machine, self._machine.runner
         if runner is None or runner.card is None:
+            from edgellama.engine.card.step import use_card
+
             self._scheduler.refuse_within_a_step()
             self._scheduler.exclusively(
-                lambda: machine.open().use_card(device, machine.team.cancel_word)
+                lambda: use_card(machine.open(), device, self._config, machine.team.cancel_word)
             )
 
     @property

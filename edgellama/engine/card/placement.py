@@ -20,12 +20,14 @@ from edgellama.engine.card.attention import CardKernels
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.pages import CardPages
+from edgellama.engine.card.step import use_card
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.pages.card_layout import CardLayout
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.engine.pages.page_pool import Page, PagePool
+from edgellama.engine.steps.step import StepRunner
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import (
     CudaError,
@@ -154,6 +156,12 @@ class CardPlacement:
 
         cache.move_to(cache.home, copy)
         self._stay(cache, error)
+
+    def take_part(self, runner: StepRunner, cancel_word: int) -> None:
+        """See ``CardOfSteps``."""
+        if self.obstacle is not None or self.device is None:
+            raise CudaLostError(f"the graphics card is lost: {self.obstacle}")
+        use_card(runner, self.device, self._config, cancel_word)
 
     def fail(self, error: EdgellamaError) -> None:
         """Use the card no more: what lies there is lost."""

@@ -27,6 +27,7 @@ from edgellama.engine.pages.card_layout import CardLayout
 from edgellama.engine.program.attention_ops import AttentionOps
 from edgellama.engine.program.buffers import StepBuffers
 from edgellama.engine.steps.segments import Segment
+from edgellama.engine.steps.step import StepRunner
 from edgellama.kernels_cpu import layouts
 from edgellama.quant.errors import CudaError
 from edgellama.quant.model_config import ModelConfig
@@ -39,6 +40,15 @@ FUNCTIONS = {
     layouts.CARD_POP: "cuCtxPopCurrent",
 }
 Values: TypeAlias = "dict[str, int]"
+
+
+def use_card(runner: StepRunner, device: CardDevice, config: ModelConfig, cancel_word: int) -> None:
+    """Let a runner of steps of a model run those on this card, too; CudaError.
+
+    ``cancel_word``: see ``CardStep``.
+    """
+    if not isinstance(runner.card, CardStep) or runner.card.device is not device:
+        runner.card = CardStep(device, config, runner.buffers, cancel_word)
 
 
 class CardStep:

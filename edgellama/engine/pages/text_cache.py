@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from edgellama.quant.errors import ContextLengthError, CudaMemoryError, EdgellamaError
 from edgellama.quant.typing_backports import Self
 
 if TYPE_CHECKING:
     from edgellama.engine.weights.adapter_set import AdapterSet
-    from edgellama.quant.errors import CudaMemoryError
 
 
 class TextCache(Protocol):
@@ -90,3 +90,15 @@ class TextCache(Protocol):
     def close(self) -> None:
         """Give everything back; the sequence is unusable afterwards."""
         ...
+
+
+def no_room(cache: TextCache, num_tokens: int) -> EdgellamaError:
+    """Why a sequence takes no ``num_tokens`` more: it is full, or it was closed."""
+    length, context_length = cache.length, cache.context_length
+    if not context_length:
+        return EdgellamaError("this session is closed")
+    return ContextLengthError(
+        f"{length} tokens and {num_tokens} more do not fit a context of {context_length} tokens",
+        length + num_tokens,
+        context_length,
+    )

@@ -15,11 +15,10 @@ from typing import TypeAlias, get_args
 
 from edgellama.engine.program.buffers import InputRows, Rows, StepBuffers, quantized_strides
 from edgellama.engine.program.matrix_kernels import chunk_rows, kernel_of, layout_of, takes_tiles
-from edgellama.engine.program.program import Arguments, Op
+from edgellama.engine.program.program import Arguments, Bound, Op
 from edgellama.engine.program.step_values import Batch
-from edgellama.engine.steps.adapted_rows import AdaptedGroup, num_rows, row_address
 from edgellama.engine.weights.adapter import Adapter
-from edgellama.engine.weights.adapter_set import Hidden, PlacedPair
+from edgellama.engine.weights.adapter_set import AdapterSet, Hidden, PlacedPair
 from edgellama.engine.weights.weights import Matrix
 from edgellama.kernels_cpu.layouts import GEMM_TOKENS, records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
@@ -30,6 +29,18 @@ Product: TypeAlias = tuple[Matrix, InputRows, Rows]
 """A matrix, its input and where its output goes."""
 TOKEN_BYTES = 4
 """Of a token's id."""
+
+
+@dataclass(frozen=True)
+class AdaptedGroup:
+    """Neighbouring rows with the same adapters, as far as their ops depend on them.
+
+    ``batch``: how these rows are multiplied; ``is_whole``: they are all rows of the step.
+    """
+
+    adapters: AdapterSet
+    batch: Batch
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +227,16 @@ class AdapterOps:
         rows = group.adapters.rows(hidden.width)
         address = int(rows.ctypes.data) + rows.itemsize * column
         return {name: address, f"{name}_stride": int(rows.strides[0])}
+
+
+def num_rows(prefix: str, number: int) -> Bound:
+    """How many rows the range of this number has."""
+    return Bound(f"{prefix} {number} rows")
+
+
+def row_address(prefix: str, number: int, address: int, stride: int) -> Bound:
+    """Where the first row of a range lies in rows of ``stride`` bytes at ``address``."""
+    return Bound(f"{prefix} {number} x {stride}", address)
 
 
 def kernels_of(adapter: Adapter) -> set[str]:

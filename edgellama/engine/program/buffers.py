@@ -14,10 +14,10 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.program.key_splits import MAX_TOKEN_SPLITS
 from edgellama.engine.program.program import Arguments
 from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.program.step_values import Method
-from edgellama.engine.steps.segments import MAX_TOKEN_SPLITS
 from edgellama.engine.weights.memory import paged, reserve, reserve_floats, reserve_shared, round_up
 from edgellama.kernels_cpu.layouts import (
     BLOCK,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.engine.pages.page_layout import PageLayout
@@ -19,21 +19,35 @@ from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.engine.steps.segments import Segment
 from edgellama.engine.steps.step import StepRunner
 from edgellama.quant.array_types import FloatRows
-from edgellama.quant.errors import CudaError, CudaLostError, CudaMemoryError
+from edgellama.quant.errors import CudaError, CudaMemoryError
 
 if TYPE_CHECKING:
-    from edgellama.engine.card.late_placement import LatePlacement
     from edgellama.engine.running.machinery import Machinery
     from edgellama.engine.running.step_timer import StepTimer
     from edgellama.engine.scheduling.scheduler import Scheduler
 
 
+class CardOfSteps(Protocol):
+    """The graphics card on which sequences lie, as those need it who run steps."""
+
+    def take_part(self, runner: StepRunner, cancel_word: int) -> None:
+        """Let a runner run steps of sequences on the card; CudaError if that is lost.
+
+        ``cancel_word``: that of the team of threads.
+        """
+        ...
+
+    def fail(self, error: CudaError) -> None:
+        """Use the card no more: what lies there is lost."""
+        ...
+
+
 class StepRuns:
-    """Steps on one machinery; ``placement`` knows the card, where sequences may lie on one."""
+    """Steps on one machinery; ``card`` takes part in those of sequences that lie there."""
 
     def __init__(self, machine: Machinery, vocab_size: int, timer: StepTimer | None) -> None:
         self._machine, self._vocab_size, self._timer = machine, vocab_size, timer
-        self.placement: LatePlacement | None = None
+        self.card: CardOfSteps | None = None
         self._running: Program | None = None
 
     @property
@@ -69,7 +83,7 @@ class StepRuns:
             results = runner.run(segments, run_ops)
         else:
             with self._noting_failures():
-                self.use_card(runner)
+                self._card.take_part(runner, machine.team.cancel_word)
                 results = runner.run(segments, run_ops)
         if results is not None and len(segments) == 1 and not machine.hooks and not self._timer:
             machine.last_step = RepeatableStep.of(segments[0], programs[0])
@@ -127,14 +141,6 @@ class StepRuns:
 
         return run() if is_rehearsal else scheduler.run_alone(cache, run)
 
-    def use_card(self, runner: StepRunner) -> None:
-        """Let a runner run steps of sequences on the card; CudaError if that is lost."""
-        placement = None if self.placement is None else self.placement.made
-        assert placement is not None, "whoever has pages on a card was placed there"
-        if placement.obstacle is not None or placement.device is None:
-            raise CudaLostError(f"the graphics card is lost: {placement.obstacle}")
-        runner.use_card(placement.device, self._machine.team.cancel_word)
-
     @contextlib.contextmanager
     def _noting_failures(self) -> Iterator[None]:
         """What fails on a card inside is the end of using it, but for a lack of memory."""
@@ -143,6 +149,10 @@ class StepRuns:
         except CudaMemoryError:
             raise
         except CudaError as error:
-            if self.placement is not None and self.placement.made is not None:
-                self.placement.made.fail(error)
+            self._card.fail(error)
             raise
+
+    @property
+    def _card(self) -> CardOfSteps:
+        assert self.card is not None, "whoever has pages on a card was placed there"
+        return self.card

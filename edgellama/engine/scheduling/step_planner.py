@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+from edgellama.engine.program.key_splits import MAX_TOKEN_SPLITS
 from edgellama.engine.scheduling.work import Work
 from edgellama.engine.steps.segments import (
     MAX_SEGMENTS,
-    MAX_TOKEN_SPLITS,
     Segment,
     num_token_splits,
 )

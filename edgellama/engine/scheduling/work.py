@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.engine_arguments import no_room
-from edgellama.engine.pages.text_cache import TextCache
+from edgellama.engine.pages.text_cache import TextCache, no_room
+from edgellama.engine.program.key_splits import most_split_tokens
 from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.scheduling.cancellation import CancelToken
-from edgellama.engine.steps.segments import ROWS, Segment, Wanted, most_split_tokens, num_logits
+from edgellama.engine.steps.segments import ROWS, Segment, Wanted, num_logits
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled
 from edgellama.quant.progress import Progress

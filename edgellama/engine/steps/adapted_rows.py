@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from edgellama.engine.program.program import Bound
+from edgellama.engine.program.adapter_ops import AdaptedGroup, num_rows, row_address
 from edgellama.engine.program.step_values import Batch
 from edgellama.engine.steps.segments import Segment
 from edgellama.engine.weights.adapter_set import AdapterSet
@@ -22,18 +22,6 @@ class RowRange:
     adapters: AdapterSet
     first: int
     count: int
-
-
-@dataclass(frozen=True)
-class AdaptedGroup:
-    """What of a range decides the ops: its adapters, and how many rows they are used for.
-
-    ``is_whole``: it is all rows of the step.
-    """
-
-    adapters: AdapterSet
-    batch: Batch
-    is_whole: bool = False
 
 
 def adapted_order(segments: Sequence[Segment]) -> list[int] | None:
@@ -88,13 +76,3 @@ def bound_values(ranges: Sequence[RowRange], prefix: str, strides: Iterable[int]
         for number, part in enumerate(ranges):
             values[row_address(prefix, number, 0, stride).name] = part.first * stride
     return values
-
-
-def num_rows(prefix: str, number: int) -> Bound:
-    """How many rows the range of this number has."""
-    return Bound(f"{prefix} {number} rows")
-
-
-def row_address(prefix: str, number: int, address: int, stride: int) -> Bound:
-    """Where the first row of a range lies in rows of ``stride`` bytes at ``address``."""
-    return Bound(f"{prefix} {number} x {stride}", address)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.engine.pages.page_table import PageList
+from edgellama.engine.program.key_splits import split_keys_at
 from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.program.step_values import Attending, Method
 from edgellama.kernels_cpu.layouts import (
@@ -40,14 +41,7 @@ of one token would give, where a few are the only ones in a step; so are "alike_
 Memory: TypeAlias = Literal["host", "card"]
 ALIKE = ("next", "each", "alike_rows")
 ROWS = ("rows", "alike_rows")
-SMALLEST_SPLIT = 512
-"""Keys of one part where a token's keys are split: enough to be worth handing out."""
-SPLITS_AT_MOST = 64
-"""Parts from which on they are longer instead."""
 MAX_SEGMENTS = 512
-MAX_TOKEN_SPLITS = PAGE_POSITIONS * (SPLITS_AT_MOST + 1)
-"""Parts of the keys of all tokens of a step together: what there is room for, those of a page of
-any text at least."""
 
 
 @dataclass(frozen=True)
@@ -106,25 +100,11 @@ def method_of(num_tokens: int) -> Method:
     return "packed" if num_tokens > MAX_SHORT_TOKENS else "direct"
 
 
-def split_keys_at(position: int) -> int:
-    """Keys of one part for the token at ``position``, the next power of two for long contexts."""
-    split = SMALLEST_SPLIT
-    while position >= split * SPLITS_AT_MOST:
-        split *= 2
-    return split
-
-
 def num_token_splits(segment: Segment) -> int:
     """Parts of the keys of all the segment's tokens; 0 where they are not split."""
     position, count = segment.position, segment.num_tokens
     splits = count_splits(position, count, split_keys_at(position), segment.cache.window)
     return count * splits if splits > 1 else 0
-
-
-def most_split_tokens(position: int, num_tokens: int, window: int, room: int) -> int:
-    """How many of ``num_tokens`` from ``position`` on have ``room`` for the parts of their keys."""
-    splits = count_splits(position, num_tokens, split_keys_at(position), window)
-    return num_tokens if splits <= 1 else min(num_tokens, room // splits)
 
 
 class SegmentTable:

@@ -6,21 +6,22 @@ It does not know who asked, or in which order. One step runs at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 
+from edgellama.engine.pages.card_layout import CardLayout
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.engine.pages.page_layout import PageLayout
+from edgellama.engine.pages.page_pool import AnyLayout
 from edgellama.engine.program.adapter_ops import AdapterOps
 from edgellama.engine.program.attention_ops import AttentionOps, LayerAttention
 from edgellama.engine.program.buffers import StepBuffers, attention_tokens, card_bytes
 from edgellama.engine.program.hooks import Call, Hook
 from edgellama.engine.program.llama_program import LlamaProgram
-from edgellama.engine.program.matrix_kernels import RECORD_TILES
 from edgellama.engine.program.program import Op
 from edgellama.engine.program.step_values import Method, Reach, StepKind
 from edgellama.engine.steps.adapted_rows import (
@@ -34,25 +35,53 @@ from edgellama.engine.steps.hooked_parts import HookedParts, RunOps, StepPart
 from edgellama.engine.steps.rope import RopeTable
 from edgellama.engine.steps.segments import ALIKE, Segment, SegmentTable, attending_of
 from edgellama.engine.steps.step_kinds import StepKinds
+from edgellama.engine.steps.step_ops import StepOps
 from edgellama.engine.steps.step_output import LOGIT_ROWS, StepOutput
 from edgellama.engine.steps.step_rows import residual_rows, shares_of, wanted_rows
 from edgellama.engine.weights.weights import ModelWeights
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.model_config import ModelConfig
-
-if TYPE_CHECKING:
-    from edgellama.engine.card.device import CardDevice
-    from edgellama.engine.card.step import CardStep
-    from edgellama.engine.pages.page_pool import AnyLayout
 
 BODY = "body"
 """Whose ranges of rows a bound value is of."""
 
 
+class CardPart(Protocol):
+    """What a graphics card does in the steps of one runner, for sequences that lie on it."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it may still write to the runner's buffers."""
+        ...
+
+    def attention(self, layout: CardLayout, host: AttentionOps) -> LayerAttention:
+        """What writes attention over pages of a layout; ``host``: for layers on the CPU."""
+        ...
+
+    def begin(self, segments: Sequence[Segment]) -> dict[str, int]:
+        """Prepare a step, of which no other may run; the values that its program binds."""
+        ...
+
+    def move_first(self, position: int) -> None:
+        """Make the step that has just run one of its sequence's next token."""
+        ...
+
+    def end(self) -> None:
+        """Say that a step has run; CudaError if that failed."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for what a cancelled step has left running."""
+        ...
+
+    def close(self) -> None:
+        """Let the card see the buffers no more."""
+        ...
+
+
 class StepRunner:
-    """Steps of one model on one set of buffers."""
+    """Steps of one model on one set of buffers; ``card`` has a part in them where one is used."""
 
     def __init__(
         self,
@@ -81,40 +110,12 @@ class StepRunner:
         )  # fmt: skip
         self._output = StepOutput(config.vocab_size, b, self.kinds)
         self._parts = HookedParts()
-        self.card: CardStep | None = None
+        self.card: CardPart | None = None
 
-    def ops(self, kind: StepKind, pages: AnyLayout) -> list[Op]:
-        """The ops of a step, and those for the logits of its last token, without hooks.
-
-        If each token is computed as it would be alone, those for the logits of all tokens.
-        """
-        writer, kinds, output = replace(self._writer, hooks=()), self.kinds, self._output
-        is_many = kind.batch == "many"
-        steps = writer.body(kind, self.attention(pages), "attended" if is_many else "end")
-        if is_many:
-            steps += writer.rest(kinds.batch_like_many(1))
-        batch = kind.batch if kind.batch in RECORD_TILES else kinds.batch_of(1)
-        steps += writer.head(batch, output.rows)
-        return [step for step in steps if isinstance(step, Op)]
-
-    def kernels(self, pages: AnyLayout, kinds: Set[StepKind]) -> set[Kernel]:
-        """The kernels of steps of these kinds: layers of one form take the same.
-
-        Logits are those of one token, or of all guesses. Attention takes its own, whatever the
-        batch is.
-        """
-        layers = self._writer.weights.layers
-        of_each_form = {layers[number].form: number for number in reversed(self._writer.layers)}
-        attention = self.attention(pages)
-        heads = {k.batch if k.batch in RECORD_TILES else self.kinds.batch_of(1) for k in kinds}
-        steps = [op for batch in heads for op in self._writer.head(batch, self._output.rows)]
-        for number in of_each_form.values():
-            writer = replace(self._writer, hooks=(), layers=range(number, number + 1))
-            for kind in {kind.batch: kind for kind in kinds}.values():
-                steps += writer.body(kind, attention)
-        for attending in {kind.attending for kind in kinds}:
-            steps += attention.ops(attending, 0, self._config.rotated_pairs(0))
-        return {step.kernel for step in steps if isinstance(step, Op)}
+    def step_ops(self, pages: AnyLayout) -> StepOps:
+        """Writes steps over pages of a layout that nobody runs."""
+        writer = replace(self._writer, hooks=())
+        return StepOps(writer, self.kinds, self.attention(pages), self._output.rows)
 
     def attention(self, pages: AnyLayout) -> LayerAttention:
         """What writes attention over pages of a layout."""
@@ -128,18 +129,8 @@ class StepRunner:
 
     @property
     def card_bytes(self) -> int:
-        """What ``use_card`` will take of the card's memory; 0 once it has."""
+        """What a ``CardPart`` will take of the card's memory; 0 once there is one."""
         return 0 if self.card is not None else card_bytes(self._config, self.buffers)
-
-    def use_card(self, device: CardDevice, cancel_word: int) -> None:
-        """Run steps of sequences on this card, too; CudaError where that cannot be prepared.
-
-        ``cancel_word``: that of the team of threads.
-        """
-        if self.card is None or self.card.device is not device:
-            from edgellama.engine.card.step import CardStep
-
-            self.card = CardStep(device, self._config, self.buffers, cancel_word)
 
     def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
         """Other hooks from the next step on."""
@@ -303,6 +294,6 @@ class StepRunner:
             self.card.settle()
 
     @property
-    def _card(self) -> CardStep:
+    def _card(self) -> CardPart:
         assert self.card is not None, "whoever places sequences on a card says which"
         return self.card

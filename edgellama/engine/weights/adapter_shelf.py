@@ -1,6 +1,6 @@
 """The adapters that are loaded for one model, by name, and the sets of them that texts use.
 
-``adapter`` reads one, and ``adapter_ops`` has the ops.
+``adapter`` reads one. Whoever makes a shelf compiles the kernels that adapters need.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgellama.engine.program.adapter_ops import kernels_of
 from edgellama.engine.weights.adapter import Adapter, make_adapter
 from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet, checked_scale
 from edgellama.quant.error_text import shown
@@ -40,11 +39,11 @@ class AdapterShelf:
         config: ModelConfig,
         num_rows: int,
         panel_rows: int,
-        ensure: Callable[[Iterable[str], Progress | None], None],
+        ensure: Callable[[Adapter, Progress | None], None],
     ) -> None:
         """``num_rows`` and ``panel_rows``: of the buffers that steps work in.
 
-        ``ensure`` compiles what is missing of some kernels.
+        ``ensure`` compiles what an adapter needs, and tells how far it has come.
         """
         self._ensure = ensure
         self._base = file.path
@@ -92,7 +91,7 @@ class AdapterShelf:
         self._check_new(name)
         file = read_adapter(path, self._shapes, self._base, self._max_rank)
         adapter = make_adapter(name, file, self._quantized)
-        self._ensure(kernels_of(adapter), progress)
+        self._ensure(adapter, progress)
         with self._lock:
             self._check_new(name)
             self._adapters[name] = adapter
