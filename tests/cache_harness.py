@@ -12,7 +12,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from kernel_harness import READ_ONLY_FORMATS, Array, KernelRunner, model_of
+from kernel_harness import (
+    EVERYTHING,
+    READ_ONLY_FORMATS,
+    TIERS,
+    Array,
+    KernelRunner,
+    model_of,
+)
 
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.engine.pages.kv_types import KVTypes, scale_bytes
@@ -25,6 +32,7 @@ from edgellama.engine.steps.rope import RopeTable
 from edgellama.engine.steps.segments import Segment, SegmentTable
 from edgellama.engine.usual_kernels import CACHE_FAMILIES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, partial_bytes
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES, Kernel
 from edgellama.quant.rope_config import RopeConfig
 
@@ -66,12 +74,32 @@ OTHER_KERNELS = [
     if kernel.family not in (*CACHE_FAMILIES, "merge_attention", "rope", "attend_on_card")
     and not set(READ_ONLY_FORMATS).intersection(kernel.options)
 ]
+ENGINE_KERNELS = [
+    "attend_on_card",
+    "attention_direct_bf16_q4_0_2",
+    "attention_direct_f32_f32_1",
+    "attention_direct_f32_f32_2",
+    "attention_direct_q8_0_q8_0_2",
+]
+"""What tiny models of the default run need besides, on the fastest tier."""
 READ_ONLY_KERNELS = [
     Kernel(family, (name,)).name
     for name in READ_ONLY_FORMATS
     for family in ("gemv", "gemm", "embed")
 ]
 """Those that the default run tests of formats that are only read."""
+
+
+def f16_rows(tier: Tier) -> list[int]:
+    """Rows of the kernels over f16 that the default run calls: on the reference only some."""
+    return [rows for rows in F16_ROWS if tier is TIERS[0] or rows in (3, 8) or EVERYTHING]
+
+
+def cache_kernels(tier: Tier) -> list[str]:
+    """Those of ``CACHE_KERNELS`` that the default run calls on a tier."""
+    left = {*F16_ROWS} - {*f16_rows(tier)}
+    names = {attention_kernel(("f16", "f16"), rows).name for rows in left}
+    return [name for name in CACHE_KERNELS if name not in names]
 
 
 class ShuffledPool(PagePool):

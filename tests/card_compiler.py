@@ -33,8 +33,18 @@ DEFAULT_RUN: Mapping[str, Sequence[str]] = {
               "card_attend_many_q8_0_q8_0_16", "card_store_f16_f16", "card_store_q8_0_q4_0",
               "card_store_q8_0_q8_0"],
 }  # fmt: skip
-"""The PTX that the whole default run needs, compiled before it: compilers type once what kernels
-share."""
+"""The PTX that a run of all tests needs, by its target. It is compiled before the tests, so that
+compilers type once what kernels share."""
+DEFAULT_CPU_FORM = (
+    *(f"card_store_{pair}" for pair in ("f16_f16", "f32_f32", "bf16_q4_0", "q4_0_bf16",
+                                        "q8_0_q4_0", "q8_0_q8_0")),
+    *(f"card_attend_few_{rows}" for rows in ("f16_f16_3", "f32_f32_2", "bf16_q4_0_3",
+                                             "q4_0_bf16_8", "q8_0_q8_0_5")),
+    *(f"card_attend_many_{width}" for width in ("f16_f16_64", "q4_0_q8_0_80", "q8_0_bf16_112",
+                                                "plain_f32_f32_80", "turing_bf16_bf16_96",
+                                                "turing_f16_q4_0_96")),
+)  # fmt: skip
+"""The same of the CPU form, for the fastest tier."""
 WEEK_SECONDS = 7 * 24 * 3600
 
 

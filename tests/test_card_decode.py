@@ -139,6 +139,7 @@ def test_bits_depend_on_nothing_else() -> None:
     assert together[0].startswith(b"".join(alone))
 
 
+@pytest.mark.slow
 def test_every_tier() -> None:
     """The CPU form is right without the instructions of a fast CPU, too."""
     for tier in TIERS:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CliRunner
+from conftest import CliRunner, keep_kernels
 from pseudo_terminal import LINE_WRAPPING, PROMPT, Terminal, chat_environment
 from reference.thinking_model import ANSWER, THOUGHT, write_thinking_model
 from screen import Screen
@@ -94,7 +94,10 @@ def dimmed(output: bytes) -> str:
 @needs_terminal
 def test_a_chat_shows_thinking_dimmed(thinker: Path, tmp_path: Path) -> None:
     """Above the answer, until it is switched off or hidden, which commands do, too."""
-    environment = chat_environment(thinker, tmp_path)
+    environment = {
+        **chat_environment(thinker, tmp_path),
+        "EDGELLAMA_CACHE": str(keep_kernels(tmp_path / "cache")),
+    }
     terminal = Terminal([str(thinker), "--temperature", "0"], environment)
     at = terminal.wait_for(PROMPT, after=0)
     for typed, thinks in [

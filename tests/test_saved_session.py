@@ -72,7 +72,7 @@ def expected(llama: Llama, num_tokens: int) -> tuple[int, ...]:
         return session.generate([*TEXT[:num_tokens], 7, 8, 9], **GREEDY).tokens
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "f32", "q8_0/q4_0"])
+@pytest.mark.parametrize("kv_type", ["f16", "f32", "bf16/q4_0"])
 @pytest.mark.parametrize("num_tokens", [1, 127, 128, 300])
 def test_round_trip(model: Path, tmp_path: Path, kv_type: str, num_tokens: int) -> None:
     """What is loaded goes on with the same bits, and computes nothing again."""

@@ -101,10 +101,11 @@ def test_nobody_computes_what_nobody_wants(tmp_path: Path) -> None:
 
 def test_a_stored_layer_is_a_whole_one(tmp_path: Path) -> None:
     """Where queries are left out, keys and values of every type are the same bytes."""
-    path = write_tiny_llama(tmp_path / "tiny.gguf", WIDE)
+    model = dataclasses.replace(WIDE, heads=6, head_size=64)
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
     tokens = np.random.default_rng(0).integers(0, 300, 300)
     with GGUFFile(path) as file, Engine(file, num_threads=2) as engine:
-        for kv_type in ("f32", "f16", "q8_0", "q4_0"):
+        for kv_type in ("f32", "f16", "q8_0", "bf16/q4_0", "q4_0/bf16"):
             caches: list[KVCache] = []
             for wanted in ("none", "last", "all"):
                 caches.append(engine.new_cache(LENGTH, kv_type=kv_type))

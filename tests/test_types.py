@@ -20,13 +20,10 @@ FORMATS_BY_NAME["Q4_0"].row_bytes("32")
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources, links followed."""
+    """Two packages of the sources, one of them nearly empty."""
     folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(
-        REPOSITORY / "edgellama",
-        folder / "edgellama",
-        ignore=shutil.ignore_patterns("__pycache__", "server", "cluster", "cli", "convert"),
-    )
+    shutil.copytree(REPOSITORY / "quant", folder / "edgellama" / "quant")
+    (folder / "edgellama" / "__init__.py").touch()
     return folder
 
 

@@ -44,8 +44,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
-    from cache_harness import CACHE_KERNELS, OTHER_KERNELS, READ_ONLY_KERNELS
-    from card_compiler import DEFAULT_RUN, compiled
+    from cache_harness import ENGINE_KERNELS, OTHER_KERNELS, READ_ONLY_KERNELS, cache_kernels
+    from card_compiler import DEFAULT_CPU_FORM, DEFAULT_RUN, compiled
     from kernel_harness import TIERS, sampled_kernels
 
     from edgellama.engine.usual_kernels import usual_kernels
@@ -54,16 +54,16 @@ def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
     from edgellama.quant.errors import EdgellamaError
 
     one_thread = (kernel.name for kernel in ONE_THREAD_SIGNATURES)
-    names = sorted({*OTHER_KERNELS, *CACHE_KERNELS, *one_thread})
+    names = {*OTHER_KERNELS, *one_thread}
     for tier in TIERS:
-        more = [*usual_kernels(), *READ_ONLY_KERNELS] if tier is TIERS[0] else ()
-        wanted = sampled_kernels(tier, sorted({*names, *more}))
+        more = [*usual_kernels(), *READ_ONLY_KERNELS, *ENGINE_KERNELS] if tier is TIERS[0] else ()
+        wanted = sampled_kernels(tier, sorted({*names, *cache_kernels(tier), *more}))
         if CompiledKernels(tier).are_there(wanted):
             continue
         if reporter:
             reporter.write_line(f"compiling up to {len(wanted)} kernels for {tier.name} ...")
         with contextlib.suppress(EdgellamaError):  # Whoever needs the kernel meets it.
             read_or_compile(wanted, tier)
-    for target, kernels in DEFAULT_RUN.items():
+    for target, kernels in {**DEFAULT_RUN, TIERS[0].name: DEFAULT_CPU_FORM}.items():
         with contextlib.suppress(AssertionError):
             compiled(target, kernels)
