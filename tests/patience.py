@@ -13,9 +13,12 @@ Found = TypeVar("Found")
 
 
 def until(found: Callable[[], Found], patience_s: float = PATIENCE_S) -> Found:
-    """What ``found`` gives once it is true; AssertionError if it does not become so."""
-    deadline = time.monotonic() + patience_s
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"it did not come about within {patience_s} s"
+    """What ``found`` gives once it is true; AssertionError if it does not become so.
+
+    Looks are counted, not seconds, in which this process may have been stopped.
+    """
+    for _ in range(int(patience_s / PAUSE_S)):
+        if result := found():
+            return result
         time.sleep(PAUSE_S)
-    return result
+    raise AssertionError(f"it did not come about within {patience_s} s")

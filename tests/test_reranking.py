@@ -203,11 +203,11 @@ def test_any_texts(llama: Llama, documents: list[str], query: str) -> None:
 def test_smollm2_ranks(smollm2_path: Path) -> None:
     """The starter model puts the document first that answers the question."""
     questions = {
-        "What is the capital of France?": "Paris is the capital of France.",
         "How do bats find their way?": "Bats use echolocation to navigate in the dark.",
-        "When did the first world war begin?": "World War I broke out in July 1914.",
+        "How do plants get energy?": "Plants get their energy from sunlight by photosynthesis.",
+        "Why is the sky blue?": "Air scatters blue light more than red light.",
     }
-    documents = [*questions.values(), "Air scatters blue light more than red light."]
+    documents = [*questions.values(), "Paris is the capital of France."]
     with Llama(smollm2_path, context_length=512) as llama:
         for question, answer in questions.items():
             assert llama.rerank(question, documents)[0].document == answer
