@@ -36,10 +36,9 @@ from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES, Kernel
 from edgellama.quant.rope_config import RopeConfig
 
-F16_ROWS = (1, 2, 3, 5, 8)
 METHODS: dict[tuple[str, str], tuple[int | str, ...]] = {
     ("f32", "f32"): (3, 8),
-    ("f16", "f16"): (*F16_ROWS, "packed"),
+    ("f16", "f16"): (1, 2, 3, 5, 8, "packed"),
     ("bf16", "q4_0"): (3, "packed"),
     ("q4_0", "bf16"): (3, "packed"),
     ("q8_0", "q8_0"): (3, "packed"),
@@ -48,6 +47,12 @@ METHODS: dict[tuple[str, str], tuple[int | str, ...]] = {
 
 Numbers are rows of a kernel over the cache as it is.
 """
+SAMPLED_METHODS: dict[tuple[str, str], tuple[int | str, ...]] = {
+    ("f16", "f16"): (3, 8, "packed"),
+    ("bf16", "q4_0"): (3,),
+    ("q4_0", "bf16"): (3,),
+}
+"""Which of them the default run calls on the reference: each type, few rows, many and packed."""
 PAIRS = tuple(METHODS)
 
 
@@ -62,11 +67,7 @@ CACHE_KERNELS = [
     "merge_attention",
     *(Kernel("rope_store", pair).name for pair in PAIRS),
     *(Kernel("rope", (keys,)).name for keys, _ in PAIRS),
-    *(
-        attention_kernel(pair, method).name
-        for pair, methods in METHODS.items()
-        for method in methods
-    ),
+    *(attention_kernel(pair, method).name for pair, each in METHODS.items() for method in each),
 ]
 OTHER_KERNELS = [
     kernel.name
@@ -90,16 +91,21 @@ READ_ONLY_KERNELS = [
 """Those that the default run tests of formats that are only read."""
 
 
-def f16_rows(tier: Tier) -> list[int]:
-    """Rows of the kernels over f16 that the default run calls: on the reference only some."""
-    return [rows for rows in F16_ROWS if tier is TIERS[0] or rows in (3, 8) or EVERYTHING]
+def methods(tier: Tier, pair: tuple[str, str]) -> tuple[int | str, ...]:
+    """Those of ``METHODS`` that the default run calls on a tier."""
+    is_sampled = tier is not TIERS[0] and not EVERYTHING
+    return SAMPLED_METHODS.get(pair, METHODS[pair]) if is_sampled else METHODS[pair]
 
 
 def cache_kernels(tier: Tier) -> list[str]:
     """Those of ``CACHE_KERNELS`` that the default run calls on a tier."""
-    left = {*F16_ROWS} - {*f16_rows(tier)}
-    names = {attention_kernel(("f16", "f16"), rows).name for rows in left}
-    return [name for name in CACHE_KERNELS if name not in names]
+    left = {
+        attention_kernel(pair, method).name
+        for pair in PAIRS
+        for method in METHODS[pair]
+        if method not in methods(tier, pair)
+    }
+    return [name for name in CACHE_KERNELS if name not in left]
 
 
 class ShuffledPool(PagePool):

@@ -28,7 +28,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 KERNELS = cache_root() / "kernels"
 """Where the user's own are, whatever cache a test has."""
 ALLOCATIONS_BETWEEN_SEARCHES = 10_000
-settings.register_profile("usual", max_examples=50, deadline=None)
+settings.register_profile("usual", max_examples=30, deadline=None)
 # --hypothesis-profile=thorough
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("usual")

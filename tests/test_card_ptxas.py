@@ -14,7 +14,7 @@ EVERYWHERE = [
     "card_attend_many_turing_f16_q8_0_128",
     "card_store_q8_0_q4_0",
 ]
-"""Assembled for every card in the default run; the rest of SOME for one."""
+"""Assembled for a card of each kind in the default run; the rest of SOME for one."""
 SOME = [
     *EVERYWHERE,
     "card_attend_few_q8_0_q8_0_8",
@@ -22,7 +22,7 @@ SOME = [
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["sm_75", "sm_86", "sm_90", "sm_120"])
 def test_no_register_is_spilled(target: str) -> None:
     """Few rows and many, with tensor cores and without, stay out of local memory."""
     found = assemble(SOME if target == "sm_86" else EVERYWHERE, target)

@@ -1,6 +1,7 @@
 """Who may import whom: read from the source, so that an import inside a function counts too."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -220,6 +221,7 @@ def room_of(name: str) -> str | None:
     return next((room for room in rooms if room in ALLOWED or room in UNBOUND), "")
 
 
+@functools.cache
 def imports() -> list[tuple[str, str]]:
     """Every (module, imported name) of the source folders."""
     found = []
