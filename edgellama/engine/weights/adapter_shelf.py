@@ -1,6 +1,6 @@
 """The adapters that are loaded for one model, by name, and the sets of them that texts use.
 
-``adapter`` reads one. Whoever makes a shelf compiles the kernels that adapters need.
+``adapter_factors`` reads one. Whoever makes a shelf compiles the kernels that adapters need.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgellama.engine.weights.adapter import Adapter, make_adapter
+from edgellama.engine.weights.adapter import Adapter
 from edgellama.engine.weights.adapter_set import NO_ADAPTERS, AdapterSet, checked_scale
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import QUANTIZED_FORMATS
-from edgellama.quant.gguf.adapter_file import read_adapter
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.given_values import check_function, given_path
 from edgellama.quant.model_config import ModelConfig
@@ -88,6 +87,10 @@ class AdapterShelf:
         if not isinstance(name, str) or not name:
             raise InvalidOptionError(f"name is {shown(name)}; allowed: any text but an empty one")
         check_function("progress", progress, "two numbers")
+        # Few models have adapters, and every start would wait for these.
+        from edgellama.engine.weights.adapter_factors import make_adapter
+        from edgellama.quant.gguf.adapter_file import read_adapter
+
         self._check_new(name)
         file = read_adapter(path, self._shapes, self._base, self._max_rank)
         adapter = make_adapter(name, file, self._quantized)
