@@ -242,6 +242,17 @@ def test_windows(
         assert file.metadata.get(f"{own}.attention.sliding_window") == window
 
 
+def test_contexts_of_telechat(golden: dict[str, Any], tmp_path: Path) -> None:
+    """They end where positions are stretched further, if the model is made for longer ones."""
+    for length, context in ((256, 200), (128, 128)):
+        folder = write_relative(tmp_path / f"{length}", "telechat", golden, seq_length=length)
+        report = convert(folder, tmp_path / f"{length}.gguf")
+        cut = [note for note in report.notes if "positions of longer texts are scaled" in note]
+        assert len(cut) == (context < length)
+        with GGUFFile(tmp_path / f"{length}.gguf") as file:
+            assert file.metadata["llama.context_length"] == context
+
+
 def test_windows_that_no_layer_has(golden: dict[str, Any], tmp_path: Path) -> None:
     """Where every layer says that it sees all, or the first with a window comes behind the last."""
     kinds = {"layer_types": ["full_attention"] * 2, "max_window_layers": 0}

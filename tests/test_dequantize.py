@@ -451,6 +451,32 @@ def test_unpacking_undoes_packing(bits: int, count: int, random: Any) -> None:
     assert unpack_rows(whole, bits)[0, :count].tolist() == integers
 
 
+@pytest.mark.parametrize("bits", [3, 5, 7])
+def test_zero_points_with_gaps_in_runs_of_rows(bits: int, tmp_path: Path) -> None:
+    """Words of zero points lie across rows, whichever rows are read."""
+    rng = np.random.default_rng(bits)
+    rows, columns, in_word = 100, 160, 32 // bits
+    integers = rng.integers(0, 1 << bits, (rows, columns))
+    zeros = rng.integers(0, 1 << bits, (rows, 10))
+
+    def packed(numbers: Any) -> Any:
+        filled = np.pad(numbers, ((0, 0), (0, -numbers.shape[1] % in_word)))
+        words = filled.reshape(len(numbers), -1, in_word).astype(np.uint32)
+        shifts = np.arange(in_word, dtype=np.uint32) * np.uint32(bits)
+        return (words << shifts).sum(2, dtype=np.uint32).view(np.int32)
+
+    arrays = {
+        f"{MODULE}.weight_packed": packed(integers),
+        f"{MODULE}.weight_scale": np.ones((rows, 10), np.float16),
+        f"{MODULE}.weight_shape": np.array([rows, columns], np.int64),
+        f"{MODULE}.weight_zero_point": packed(zeros.T).T.copy(),
+    }
+    (tensor,) = expanded(tmp_path, arrays, None, of_bits(bits)).tensors.values()
+    expected = integers - np.repeat(zeros, 16, axis=1)
+    for first, last in ((0, rows), (31, 34), (45, 99), (64, 65), (99, 100)):
+        np.testing.assert_array_equal(values(tensor, first, last), expected[first:last])
+
+
 @pytest.mark.parametrize(
     "settings",
     [
