@@ -7,12 +7,17 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.llama import Llama
+from edgellama.server.answers.leaving import Leaving
 from edgellama.server.answers.text_queue import TextQueue
+from edgellama.server.answers.turns import leased
+from edgellama.server.connections.wire import left
 from edgellama.server.errors import RequestError
 from edgellama.server.models import model_line, model_shelf
 from edgellama.server.models.catalogue import Catalogue
@@ -229,6 +234,35 @@ def test_who_leaves_the_line_holds_up_nobody(
             await behind
             assert shelf.loaded["first"].num_uses == 1
         assert [entry.num_uses for entry in shelf.loaded.values()] == [0]
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_work_whose_client_leaves_waits_for_no_model(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings, counts of tokens and the like leave the line, and let those behind go on."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(150), monkeypatch)
+        state: Any = SimpleNamespace(shelf=shelf)
+        leaving = Leaving()
+
+        async def work() -> None:
+            async with leased(state, leaving, "second"):
+                pytest.fail("it was left before")
+
+        async with shelf.lease("first"):
+            working = asyncio.create_task(work())
+            await asyncio.wait_for(short_of_room(shelf), TIMEOUT_S)
+            leaving.stop(left())
+            with pytest.raises(RequestError, match="the client has left"):
+                await working
+            async with shelf.lease("first"):
+                assert shelf.loaded["first"].num_uses == 2
+        with pytest.raises(RequestError, match="the client has left"):
+            await work()
         await shelf.close()
 
     asyncio.run(main())

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from edgellama.server.answers.routing import Routes, read_for_model, state_of
 from edgellama.server.answers.streaming import respond
 from edgellama.server.answers.text_openers import chat_request
-from edgellama.server.answers.turns import in_thread, leaving_of
+from edgellama.server.answers.turns import in_thread, leased, leaving_of
 from edgellama.server.anthropic_messages import (
     WITHOUT_INFLUENCE,
     CountFields,
@@ -51,7 +51,7 @@ async def count_tokens(request: Request) -> Response:
     said = messages_of(fields, preset)
     options = {**prompt_options(fields), **asked_thinking(fields).options}
     with leaving_of(state, request) as leaving:
-        async with state.shelf.lease(fields.model) as llama:
+        async with leased(state, leaving, fields.model) as llama:
             work = partial(chat_request, llama, said, options, preset.template)
             wanted = await in_thread(llama, leaving, work)
     return json_response({"input_tokens": len(wanted.prompt)})

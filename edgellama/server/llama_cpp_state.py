@@ -16,7 +16,7 @@ from starlette.responses import Response
 from edgellama.sampling.options import SamplingOptions
 from edgellama.server.answers.routing import Routes, read_for_model, read_request, state_of
 from edgellama.server.answers.text_openers import chat_request
-from edgellama.server.answers.turns import in_thread, leaving_of
+from edgellama.server.answers.turns import in_thread, leased, leaving_of
 from edgellama.server.connections.wire import json_response
 from edgellama.server.embeddings import vectors_of
 from edgellama.server.errors import too_busy
@@ -113,7 +113,7 @@ async def apply_template(request: Request) -> Response:
 
     state = state_of(request)
     with leaving_of(state, request) as leaving:
-        async with state.shelf.lease(fields.model) as llama:
+        async with leased(state, leaving, fields.model) as llama:
             prompt = await in_thread(llama, leaving, partial(write, llama))
     return json_response({"prompt": prompt})
 

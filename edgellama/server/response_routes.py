@@ -14,7 +14,7 @@ from starlette.responses import Response
 from edgellama.quant.error_text import shown
 from edgellama.server.answers.routing import Routes, read_for_model, state_of
 from edgellama.server.answers.streaming import respond
-from edgellama.server.answers.turns import in_thread, leaving_of
+from edgellama.server.answers.turns import in_thread, leased, leaving_of
 from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError, refused
 from edgellama.server.openai_responses import ResponseObject, ResponseRequest
@@ -63,7 +63,7 @@ async def count_input(request: Request) -> Response:
     state = state_of(request)
     asked = await _asked(request)
     with leaving_of(state, request) as leaving:
-        async with state.shelf.lease(asked.fields.model) as llama:
+        async with leased(state, leaving, asked.fields.model) as llama:
             wanted = await in_thread(llama, leaving, partial(asked.prompt_of, llama))
     return json_response({"object": "response.input_tokens", "input_tokens": len(wanted)})
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.server.answers.routing import Routes, read_request, state_of
-from edgellama.server.answers.turns import in_thread, leaving_of
+from edgellama.server.answers.turns import in_thread, leased, leaving_of
 from edgellama.server.connections.wire import encode_json, json_bytes_response
 from edgellama.server.errors import RequestError
 from edgellama.server.fields.fields import take_own_fields
@@ -76,7 +76,7 @@ async def detokenize(request: Request) -> Response:
 async def _answered(request: Request, model: str, work: Callable[[Tokenizer], bytes]) -> Response:
     state = state_of(request)
     with leaving_of(state, request) as leaving:
-        async with state.shelf.lease(model) as llama, state.token_work:
+        async with leased(state, leaving, model) as llama, state.token_work:
             state.check_running()
             answer = await in_thread(llama, leaving, partial(work, llama.tokenizer))
     return json_bytes_response(answer)

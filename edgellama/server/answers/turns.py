@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -46,11 +46,21 @@ async def in_turn(
     state.check_open(model)
     started = time.perf_counter()
     with leaving_of(state, request) as leaving, state.queue.place() as place:
-        async with state.shelf.lease(model, keep_alive_s) as llama:
+        async with leased(state, leaving, model, keep_alive_s) as llama:
             load_s = time.perf_counter() - started
             await leaving.turn(place)
             result = await in_thread(llama, leaving, partial(work, llama, leaving))
     return Worked(result, load_s, time.perf_counter() - started)
+
+
+@asynccontextmanager
+async def leased(
+    state: ServerState, leaving: Leaving, model: str | None, keep_alive_s: float | None = None
+) -> AsyncIterator[Llama]:
+    """A model for as long as this is open; it is waited for until the work is to end."""
+    async with AsyncExitStack() as stack:
+        lease = state.shelf.lease(model, keep_alive_s)
+        yield await leaving.until(stack.enter_async_context(lease))
 
 
 @contextmanager
