@@ -17,7 +17,8 @@ PANEL_VECTORS = 2
 GEMM_TOKENS = 6
 """Tokens of one register tile, of many tokens."""
 TOKEN_PADDING = 12
-"""Token buffers are padded to a multiple of it, and with it to whole tiles."""
+"""Token buffers are padded to a multiple of it, and with it to whole tiles: those of tile registers
+have as many tokens."""
 PACKED_ROWS = 6
 """Query rows of one register tile where keys and values are packed first."""
 ATTENTION_KEYS = 128
@@ -242,4 +243,4 @@ def gemm_scratch_bytes(panel_rows: int, widest: int, width: int) -> int:
     floats = panel_rows * widest * 4
     panels = max(_panel_bytes(panel_rows, widest), _panel_bytes(2 * BLOCK, width))
     added = 2 * BLOCK * 4 * MAX_ADDED_RANK
-    return max(floats, panels + GEMM_TOKENS * PAIR_BYTES + added) + SPARE_BYTES
+    return max(floats, panels + TOKEN_PADDING * PAIR_BYTES + added) + SPARE_BYTES

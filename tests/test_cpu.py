@@ -221,6 +221,13 @@ def test_affinity() -> None:
         os.sched_setaffinity(0, before)
 
 
+@pytest.mark.skipif("amx-tile" not in host_features(), reason="no tile registers here")
+def test_tile_registers_that_linux_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system lets a process have no tile registers, the next slower tier is chosen."""
+    monkeypatch.setattr(cpu_features, "REQUEST_PERMISSION", -1)
+    assert select_tier() == AVX512VNNI
+
+
 @pytest.mark.skipif(not cpu_features.is_x86(), reason="LLVM and cpuid tell of x86-64")
 def test_features_are_those_that_llvm_finds() -> None:
     """Every feature that tiers can ask for is told as LLVM tells it."""
@@ -234,19 +241,24 @@ def test_features_are_those_that_llvm_finds() -> None:
 
 
 ALL_BITS = (0xFFFFFFFF,) * 4
+TILES = {"amx-tile", "amx-int8"}
 WIDE = {"avx", "avx2", "avxvnni", "f16c", "fma"}
 
 
 @pytest.mark.parametrize(
     ("answers", "saved", "is_mac", "missing"),
     [
-        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0xE7, False, set()),
-        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): (0, *ALL_BITS[1:])}, 0xE7, False, {"avxvnni"}),
-        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x07, True, set()),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x600E7, False,
+         set()),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x200E7, False,
+         TILES),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0xE7, False, TILES),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): (0, *ALL_BITS[1:])}, 0x600E7, False, {"avxvnni"}),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x07, True, TILES),
         ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x07, False,
-         {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"}),
+         TILES | {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"}),
         ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x03, True,
-         WIDE | {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"}),
+         WIDE | TILES | {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"}),
         ({(0, 0): (1,), (1, 0): ALL_BITS}, 0xE7, False,
          {name for name, (leaf, _, _) in FEATURE_BITS.items() if leaf[0] == 7}),
     ],

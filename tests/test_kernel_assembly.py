@@ -54,6 +54,7 @@ kernels = {name: kernels_by_name()[name] for name in sys.argv[4:]}
 print(json.dumps({name: jit.compile_kernel(kernel).decode() for name, kernel in kernels.items()}))
 """
 KERNELS = {
+    "amx": ("gemm_Q4_K",),
     "avx512vnni": ("gemv_Q4_0", "gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
     "avxvnni": ("gemv_Q4_0", "gemm_F16"),
     "avx2": ("gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
@@ -62,6 +63,7 @@ KERNELS = {
     "generic": ("gemv_Q4_0", "gemm_F16"),
 }
 MORE_KERNELS = {
+    "amx": ("gemm_Q4_K",),
     "avx512vnni": ("gemv_Q3_K", "gemv_Q6_K", "gemv_IQ4_XS", "gemm_Q6_K"),
     "neon": ("gemv_Q3_K",),
     "generic": ("gemv_Q3_K",),
@@ -137,6 +139,14 @@ def text_of(tier: str, name: str) -> str:
 def test_dot_products_of_full_width(name: str) -> None:
     """Quantized kernels of avx512vnni multiply bytes with vpdpbusd on whole registers."""
     assert re.search(r"\bvpdpbusd\s[^\n]*%zmm", text_of("avx512vnni", name))
+
+
+def test_products_in_tile_registers() -> None:
+    """Long steps of amx multiply bytes in tile registers, which they shape first and free last."""
+    text = text_of("amx", "gemm_Q4_K")
+    places = [text.index(f"\t{name}") for name in ("ldtilecfg", "tdpbssd", "tilerelease")]
+    assert places == sorted(places)
+    assert not re.search(r"\bvpdpbusd\s[^\n]*%zmm", text)
 
 
 def test_fused_multiply_of_full_width() -> None:

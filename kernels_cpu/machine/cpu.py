@@ -42,6 +42,7 @@ class Tier:
     has_pair_dot: bool = True
     has_byte_shuffle: bool = True
     dot4: Dot4 = "unsigned"
+    has_byte_tiles: bool = False
 
     @property
     def is_arm(self) -> bool:
@@ -60,6 +61,15 @@ AVX512VNNI = Tier(
     llvm_features="+avx512vnni",
     requires=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "f16c"}),
 )
+AMX = Tier(
+    name="amx",
+    lanes=16,
+    llvm_cpu="x86-64-v4",
+    llvm_features="+avx512vnni,+amx-tile,+amx-int8",
+    requires=AVX512VNNI.requires | {"amx-tile", "amx-int8"},
+    has_byte_tiles=True,
+)
+"""Servers and workstations with Intel's Xeon since 2023 (Sapphire Rapids)."""
 AVXVNNI = Tier(
     name="avxvnni",
     lanes=8,
@@ -106,7 +116,7 @@ GENERIC = Tier(
     has_byte_shuffle=False,
     dot4="plain",
 )
-TIERS: tuple[Tier, ...] = (AVX512VNNI, AVXVNNI, AVX2, NEON_DOTPROD, ARMV8, GENERIC)
+TIERS: tuple[Tier, ...] = (AMX, AVX512VNNI, AVXVNNI, AVX2, NEON_DOTPROD, ARMV8, GENERIC)
 """Fastest first."""
 
 

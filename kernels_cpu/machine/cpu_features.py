@@ -41,6 +41,8 @@ FEATURE_BITS: Mapping[str, tuple[Leaf, int, int]] = MappingProxyType(
         "avx512bw": (EXTENDED, EBX, 30),
         "avx512vl": (EXTENDED, EBX, 31),
         "avx512vnni": (EXTENDED, ECX, 11),
+        "amx-tile": (EXTENDED, EDX, 24),
+        "amx-int8": (EXTENDED, EDX, 25),
         "avxvnni": (FURTHER, EAX, 4),
     }
 )
@@ -48,7 +50,7 @@ FEATURE_BITS: Mapping[str, tuple[Leaf, int, int]] = MappingProxyType(
 WITHOUT_WIDE_REGISTERS = frozenset({"ssse3", "sse4.1", "sse4.2", "popcnt", "bmi", "bmi2"})
 SYSTEM_SAVES = (BASIC, ECX, 27)
 """The bit that says that the system's word on registers can be read."""
-AVX_REGISTERS, AVX512_REGISTERS = 0x06, 0xE6
+AVX_REGISTERS, AVX512_REGISTERS, TILE_REGISTERS = 0x06, 0xE6, 0x60000
 """What of the registers the system must save when it switches threads."""
 
 ANSWER_CODE = bytes.fromhex("0fa2 418900 41895804 41894808 4189500c 5b c3")
@@ -60,6 +62,8 @@ WINDOWS_CODE = bytes.fromhex("53 89c8 89d1") + ANSWER_CODE
 SAVED_CODE = bytes.fromhex("31c9 0f01d0 c3")
 """What the system saves: xgetbv of register 0."""
 SAVED_AT = 64
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
+"""Linux's call, its ``ARCH_REQ_XCOMP_PERM``, and the number of the registers' contents."""
 ARM_DOTPROD_BIT, HARDWARE_CAPABILITIES = 20, 16
 """In what Linux tells programs of the processor when it starts them."""
 WINDOWS_ARM_DOTPROD = 43
@@ -95,6 +99,8 @@ def features_of(ask: Callable[[Leaf], Registers], saved: int, is_mac: bool) -> f
     # macOS saves those of AVX-512 from their first use on.
     if saved & AVX512_REGISTERS != AVX512_REGISTERS and not is_mac:
         found = {name for name in found if not name.startswith("avx512")}
+    if saved & TILE_REGISTERS != TILE_REGISTERS:
+        found = {name for name in found if not name.startswith("amx")}
     return frozenset(found)
 
 
@@ -113,7 +119,17 @@ def _x86_features() -> frozenset[str]:
 
     leaf, register, bit = SYSTEM_SAVES
     saved = read_saved() if ask(leaf)[register] >> bit & 1 else 0
+    if saved & TILE_REGISTERS and not _may_use_tiles():
+        saved &= ~TILE_REGISTERS
     return features_of(ask, saved, is_mac=sys.platform == "darwin")
+
+
+def _may_use_tiles() -> bool:
+    """Whether this process may use tile registers from now on: Linux wants to be asked for them."""
+    if not sys.platform.startswith("linux"):
+        return False
+    answer: int = ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA)
+    return answer == 0
 
 
 def _arm_features() -> frozenset[str]:

@@ -27,6 +27,7 @@ from edgellama.kernels_cpu.layouts import (
     PANEL_VECTORS,
     START_AT,
     SUM_BYTES,
+    TOKEN_PADDING,
     panel_scale_bytes,
     panel_scales_at,
     round_up,
@@ -36,9 +37,21 @@ from edgellama.kernels_cpu.matrices.gemv import FLOAT_LOADS
 from edgellama.kernels_cpu.matrices.prefetching import ask_for, likely_next
 from edgellama.kernels_cpu.rows.activations import load_block, quantize_in_order
 from edgellama.kernels_cpu.rows.kernels import silu_product
+from edgellama.kernels_cpu.simd.byte_tiles import (
+    DOT_BYTES,
+    DOTS_ROOM,
+    block_tile,
+    define_tile_setting,
+    gemm_tokens,
+    has_byte_tiles,
+    leave_dots,
+    read_dots,
+    release_tiles,
+)
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import SCALE_TILE, define_group_dots
 from edgellama.kernels_cpu.simd.rows_in_lanes import stack_room
+from edgellama.kernels_cpu.simd.tier_choice import by_tier
 from edgellama.kernels_cpu.simd.tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile
 from edgellama.kernels_cpu.simd.vectors import (
     f32_zeros_4,
@@ -91,7 +104,44 @@ def _block_tile(code):
             )  # fmt: skip
         return tile
 
-    return device(multiply)
+    def multiply_in_tiles(
+        panel,
+        scales,
+        minimums,
+        x,
+        x_bytes,
+        x_scale,
+        x_sum,
+        scale_bytes,
+        sum_bytes,
+        num_groups,
+        groups_per_scale,
+        ahead,
+        ahead_bytes,
+        tile,
+    ):
+        step = PANEL_VECTORS * lane_count() * 4
+        dots = stack_room(DOTS_ROOM)
+        first = in_order(0)
+        leave_dots(
+            panel + first * group_words * step, step, x + 4 * first * group_words, x_bytes, dots
+        )
+        for number in range(num_groups):
+            ask_for(ahead + number * ahead_bytes, ahead_bytes)
+            # The tile registers are a group ahead of the vectors, which read its sums from memory.
+            group, following = in_order(number), in_order(min(number + 1, num_groups - 1))
+            leave_dots(
+                panel + following * group_words * step, step, x + 4 * following * group_words,
+                x_bytes, dots + (number + 1) % 2 * DOT_BYTES,
+            )  # fmt: skip
+            tile = scale_tile(
+                tile, read_dots(tile, dots + number % 2 * DOT_BYTES), scales + group * step,
+                minimums + group * step, x_scale + group // groups_per_scale * 4, scale_bytes,
+                x_sum + group * SUM_BYTES, sum_bytes,
+            )  # fmt: skip
+        return tile
+
+    return by_tier(has_byte_tiles, multiply_in_tiles, multiply)
 
 
 @device
@@ -127,10 +177,9 @@ _expand_f32, _expand_f16, _expand_bf16 = EXPAND_FLOATS.values()
 
 
 @device
-def float_tile(panel, num_columns, x, x_stride):
-    """The products of a panel of f32 rows with a tile of tokens."""
+def float_tile(tile, panel, num_columns, x, x_stride):
+    """A tile plus the products of a panel of f32 rows with its tokens."""
     step = PANEL_VECTORS * lane_count() * 4
-    tile = f32_tile(PANEL_VECTORS, GEMM_TOKENS)
     for column in range(num_columns):
         tile = FMA_F32(tile, panel + column * step, x + 4 * column, x_stride)
     return tile
@@ -154,7 +203,7 @@ def added_tile(added, panel, token):
     """What is added to a tile of tokens' products."""
     stride = read_i64(added + ADDED_STRIDE)
     x = read_i64(added + ADDED_ROWS) + token * stride
-    return float_tile(panel, read_i64(added + ADDED_RANK), x, stride)
+    return float_tile(block_tile(), panel, read_i64(added + ADDED_RANK), x, stride)
 
 
 @device
@@ -186,7 +235,7 @@ def quantized_gemm(name):
     """
     code = PANEL_CODES[name]
     expand_panel, multiply = define_expand_panel(code), _block_tile(code)
-    groups_per_block = 32 // code.group_size
+    groups_per_block, set_tiles = 32 // code.group_size, define_tile_setting(code.group_size // 4)
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
@@ -203,14 +252,15 @@ def quantized_gemm(name):
         task_rows = BLOCK if is_gated else panel_rows
         num_panels = 2 * BLOCK // panel_rows if is_gated else 1
         pairs = scratch + thread * scratch_stride
-        panels, room = pairs + GEMM_TOKENS * PAIR_BYTES, stack_room(ROOM_VECTORS)
+        panels, room = pairs + TOKEN_PADDING * PAIR_BYTES, stack_room(ROOM_VECTORS)
         added_panels = panels + num_panels * panel_bytes
         added_bytes = MAX_ADDED_RANK * panel_rows * 4
         sums = x_sum if groups_per_block == 1 else x_half_sum
         num_tasks, ask_bytes = count_tasks(num_rows, task_rows), panel_rows * row_bytes
-        num_asks = count_tasks(num_tokens, GEMM_TOKENS) * num_groups
+        num_asks = count_tasks(num_tokens, gemm_tokens()) * num_groups
         group_bytes = round_up(ask_bytes // num_asks + 1, CACHE_LINE)
         previous = num_tasks
+        set_tiles(stack_room(1))
         for task in tasks_of(counter, job, num_tasks):
             following, previous = likely_next(task, previous, num_tasks), task
             first = task * task_rows
@@ -226,14 +276,14 @@ def quantized_gemm(name):
                 )  # fmt: skip
                 if added != 0:
                     expand_added(record, first + row, num_rows, added_panels + i * added_bytes)
-            for token in range(0, num_tokens, GEMM_TOKENS):
+            for token in range(0, num_tokens, gemm_tokens()):
                 target, stride = y + token * y_stride + 4 * first, y_stride
                 if is_gated:
                     target, stride = pairs, PAIR_BYTES
                 for i in range(num_panels):
                     panel = panels + i * panel_bytes
                     scales = panel + scales_at
-                    asked = token // GEMM_TOKENS * num_groups * group_bytes
+                    asked = token // gemm_tokens() * num_groups * group_bytes
                     ahead_bytes = group_bytes * (asked < ask_bytes and following < num_tasks)
                     matrix, row = weights, following * task_rows + i * panel_rows
                     if i * panel_rows >= task_rows:
@@ -243,7 +293,7 @@ def quantized_gemm(name):
                         x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
                         num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
                         matrix + row * row_bytes + asked, ahead_bytes,
-                        f32_tile(PANEL_VECTORS, GEMM_TOKENS),
+                        block_tile(),
                     )  # fmt: skip
                     results = target + 4 * i * panel_rows
                     if added != 0:
@@ -257,8 +307,9 @@ def quantized_gemm(name):
                 if is_gated:
                     leave_products(
                         pairs, task, num_rows // BLOCK, token,
-                        min(token + GEMM_TOKENS, num_tokens), q, q_scale, q_sum, q_half_sum,
+                        min(token + gemm_tokens(), num_tokens), q, q_scale, q_sum, q_half_sum,
                     )  # fmt: skip
+        release_tiles()
 
     return kernel
 
@@ -278,7 +329,8 @@ def float_gemm(name):
             first = task * panel_rows
             expand(weights, row_bytes, num_columns, first, num_rows, panel)
             for token in range(0, num_tokens, GEMM_TOKENS):
-                tile = float_tile(panel, num_columns, x + token * x_stride, x_stride)
+                zeros = f32_tile(PANEL_VECTORS, GEMM_TOKENS)
+                tile = float_tile(zeros, panel, num_columns, x + token * x_stride, x_stride)
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
 
     return kernel

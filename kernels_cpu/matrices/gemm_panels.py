@@ -14,6 +14,7 @@ from edgellama.kernels_cpu.formats.panel_code import (
 )
 from edgellama.kernels_cpu.layouts import PANEL_VECTORS, SUPER_BLOCK
 from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_panel
+from edgellama.kernels_cpu.simd.byte_tiles import define_as_panel_bytes
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import HIDDEN
 from edgellama.kernels_cpu.simd.rows_in_lanes import row_steps, store_first
@@ -29,20 +30,25 @@ def put(address, vector, is_one_row):
         store(address, vector)
 
 
-@device
-def put_half(words, half, panel, step, is_one_row):
+def _define_put_half(code):
     """A half block's quants in the panel of their segment, a vector every ``step`` bytes."""
-    at = panel + 4 * half * step
-    put(at, words[0], is_one_row)
-    put(at + step, words[1], is_one_row)
-    put(at + 2 * step, words[2], is_one_row)
-    put(at + 3 * step, words[3], is_one_row)
+    as_panel_bytes = define_as_panel_bytes(code.centre, code.is_wide)
+
+    def put_half(words, half, panel, step, is_one_row):
+        at = panel + 4 * half * step
+        put(at, as_panel_bytes(words[0]), is_one_row)
+        put(at + step, as_panel_bytes(words[1]), is_one_row)
+        put(at + 2 * step, as_panel_bytes(words[2]), is_one_row)
+        put(at + 3 * step, as_panel_bytes(words[3]), is_one_row)
+
+    return device(put_half)
 
 
 def define_expand_panel(code):
     """A device function: all columns of PANEL_VECTORS vectors of rows."""
     read_scales, quants, hidden = define_centred_scales(code), code.quants, HIDDEN[code.is_wide]
-    put_part, ask_in_panel = for_each_half(code, put_half), define_ask_in_panel(code.part_bytes)
+    put_part = for_each_half(code, _define_put_half(code))
+    ask_in_panel = define_ask_in_panel(code.part_bytes)
     num_parts, segment_bytes = code.num_parts, code.segment_bytes
     groups_per_block, has_minimum = 32 // code.group_size, code.has_minimum
 

@@ -20,7 +20,7 @@ from edgellama.engine.program.step_values import Batch
 from edgellama.engine.weights.adapter import Adapter
 from edgellama.engine.weights.adapter_set import AdapterSet, Hidden, PlacedPair
 from edgellama.engine.weights.weights import Matrix
-from edgellama.kernels_cpu.layouts import GEMM_TOKENS, records_bytes
+from edgellama.kernels_cpu.layouts import TOKEN_PADDING, records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
 from edgellama.quant.model_config import EMBEDDING
 from edgellama.quant.records import dataclass
@@ -218,7 +218,7 @@ class AdapterOps:
 
     def _tile_rows(self, batch: Batch) -> int:
         """Rows that a kernel writes at a time, whether they are the group's or not."""
-        return GEMM_TOKENS if takes_tiles(batch, self.is_exact) else 1
+        return TOKEN_PADDING if takes_tiles(batch, self.is_exact) else 1
 
     def _hidden_rows(
         self, name: str, group: AdaptedGroup, hidden: Hidden, column: int

@@ -22,7 +22,6 @@ from edgellama.engine.weights.memory import paged, reserve, reserve_floats, rese
 from edgellama.kernels_cpu.layouts import (
     BLOCK,
     CACHE_LINE,
-    GEMM_TOKENS,
     PANEL_VECTORS,
     SUPER_BLOCK,
     TILE_ROWS,
@@ -176,7 +175,7 @@ class StepBuffers:
     def logits(self, vocab_size: int, num_tokens: int) -> Rows:
         """New rows for the logits of up to ``num_tokens`` tokens."""
         columns = round_up(vocab_size, self.panel_rows)
-        num_rows = round_up(num_tokens + GEMM_TOKENS, GEMM_TOKENS)
+        num_rows = round_up(num_tokens + TOKEN_PADDING, TOKEN_PADDING)
         return Rows(reserve_floats(num_rows, columns), vocab_size)
 
     def used_bytes(self, num_tokens: int, untouched: Container[str]) -> int:
@@ -236,7 +235,7 @@ def buffer_tokens(config: ModelConfig) -> int:
 
     Tiles may begin at any row, where only some of a step's rows are multiplied.
     """
-    return round_up(step_tokens(config) + GEMM_TOKENS, TOKEN_PADDING)
+    return round_up(step_tokens(config) + TOKEN_PADDING, TOKEN_PADDING)
 
 
 def attention_tokens(config: ModelConfig, method: Method) -> int:
