@@ -1,10 +1,11 @@
-"""How each type of the KV cache lies in memory and is read; a new type is added here.
+"""How each type of the KV cache lies in memory, and how kernels read it. New types are added here.
 
-A head's cache is blocks of as many positions as a panel has lanes. A block of a quantized type
-begins with halves: one scale per 32 elements and position, positions side by side. Then come
-the numbers: keys as (elements, positions), so that scores of neighbouring keys fall into
-neighbouring lanes, values as a row for each position, padded to whole panels.
-A nibble is shared by elements of one position alone: threads store positions independently.
+The cache of a head is a series of blocks; a block has as many positions as a panel has lanes. A
+block of a quantized type begins with its scales: halves, one for every 32 elements of a position,
+with the scales of neighbouring positions side by side. The numbers follow. Keys lie as (elements,
+positions), so that the scores of neighbouring keys come out in neighbouring lanes. Values lie as
+one row for each position, padded to whole panels. The two nibbles of a byte are elements of the
+same position, because threads store positions independently.
 """
 
 from __future__ import annotations

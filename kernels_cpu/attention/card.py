@@ -1,8 +1,8 @@
-"""Attention of a layer on a graphics card: launches its kernels there, and waits for them.
+"""Attention of one layer on a graphics card: launches the card's kernels and waits for them.
 
-The card's own kernels, and all memory, are others' business; here are calls of the driver by
-address, so that no thread of Python is needed between two layers. The words of the records lie
-where ``layouts`` says.
+This kernel calls the driver's functions by their addresses, so that no Python thread is needed
+between two layers. ``layouts`` says where the words of its records lie. The card's own kernels and
+all memory are left to ``edgellama.cuda``.
 """
 
 from __future__ import annotations

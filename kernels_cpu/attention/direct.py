@@ -1,6 +1,8 @@
-"""Scores and weighted sums in f32, straight from the cache: for few queries, and for f32 caches.
+"""Scores and weighted sums in f32, computed on the cache as it is.
 
-Each function is for a tile of ``rows`` queries; positions, then head elements, are in the lanes.
+The engine uses these functions for few queries, and for f32 caches. Each function serves a tile of
+``rows`` queries. Lanes are positions while scores are computed and head elements while values are
+summed. The loop over pages is left to ``kernels``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Causal attention over pages of keys and values: pages outside, tiles of query rows inside.
+"""Causal attention: an outer loop over pages of keys and values, an inner over tiles of queries.
 
-A task is one KV head of some tokens of a segment and some of their keys: all query heads that share
-the KV head go together, so that each key and value is read once for all of them. Where the keys are
-split the tasks leave partial results, which ``merge_attention`` joins in a fixed order. Where they
-are split depends on positions alone, so that results depend on no thread and on no other segment.
+A task is one KV head, some tokens of a segment and some of their keys. It computes all query heads
+that share the KV head, so that each key and value is read once. If keys are split among tasks, the
+tasks leave partial results, which ``merge_attention`` joins in a fixed order. Where keys are split
+depends only on positions, so results depend neither on threads nor on other segments.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every attention kernel does with single rows: the online softmax and the final division.
+"""The parts of attention that handle single rows: the online softmax and the final division.
 
-Milakov and Gimelshein 2018, in powers of two: queries carry the factor log2(e). Within a block
-of keys weights are relative to the block's own largest score; ``gain`` brings the block to the
-running maximum, ``shrink`` what was summed before it.
+The algorithm is that of Milakov and Gimelshein (2018), in powers of two: queries are multiplied by
+log2(e) beforehand. Weights within a block of keys are relative to the largest score of the block.
+``gain`` converts a block's sums to the running maximum, ``shrink`` converts the earlier sums.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Scores and weighted sums in 16-bit integers: for many queries, which share what is packed once.
+"""Scores and weighted sums in 16-bit integers, for many queries that share keys and values.
 
-Keys are scaled position by position and queries row by row to a norm below 2**15, so that by
-the Cauchy-Schwarz inequality no product of the two overflows 32 bits. Weights add up to less
-than 2**16 and values reach at most 2**15 for the same reason. Rounding costs less than a half's
-own rounding does: a step is 1/32000 of a key's norm, 1/65000 of a row's sum of weights.
+Keys and values are converted to integers once for all queries. Each key and each query is scaled
+to a norm below 2**15, so by the Cauchy-Schwarz inequality a product of the two fits 32 bits. The
+weights of a row add up to less than 2**16 and values are below 2**15, so their products fit too.
+The rounding errors are smaller than those of halves: a step is 1/32000 of a key's norm, and 1/65000
+of a row's sum of weights.
 """
 
 from __future__ import annotations

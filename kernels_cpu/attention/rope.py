@@ -1,6 +1,7 @@
-"""Rotary positions, and handing keys and values to their pages (``cache_store``).
+"""Applies rotary positions to queries and keys, and passes keys and values on to ``cache_store``.
 
-Pages on a graphics card are written there: ``rope`` only rotates.
+Pages on a graphics card are written by the card, so for these the kernel ``rope`` only rotates.
+Angles are computed by the engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The table of a step's segments, as kernels read it; ``layouts`` says where its words lie.
+"""Reads the table of a step's segments; ``layouts`` says where its words lie.
 
-A segment is the tokens of one sequence in a step. Tasks of an op are numbered through all
-segments; which segment a task belongs to is searched for in the table.
+A segment is the tokens of one sequence in a step. The tasks of an op are numbered through all
+segments, and functions here search the table for the segment that a task belongs to. The engine
+writes the table.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One hash of all kernel sources, which tells compiled code of one version from another's.
+"""One hash of all kernel sources, which tells the compiled code of one version from another's.
 
-Where the sources lie beside this file they are hashed, with the record of formats that kernels
-are compiled from. An application that was frozen without
-them carries the hash that was bound when it, or the wheel, was built. Standard library alone:
-``setup.py`` runs this file too.
+If the sources lie beside this file, they are hashed together with the table of formats that kernels
+are compiled from. A frozen application may lack the sources; then the hash is used that was stored
+when the application or the wheel was built. This module needs the standard library only, because
+``setup.py`` runs it too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What Numba does for programs of every kind and kernels can do without: a quarter of its time.
+"""Steps of Numba that kernels do not need, switched off: they take a quarter of its time.
 
-Each function here takes one such thing away from Numba in this process, for good. Kernels come
-out the same, byte for byte, which a test compares.
+Each function here removes one such step for the rest of the process. The compiled kernels are the
+same, byte for byte, and a test compares them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What ``gemv`` and ``embed`` ask of a block format, and how super-blocks answer it.
 
-Every format becomes weight = quant * scale + minimum; both are written once over that. ``block``
-counts blocks of 32 weights within a row, and ``like`` says how many blocks are read: one per four
-lanes.
+In every format a weight is quant * scale + minimum, and the code for both is written once in these
+terms. ``block`` is the number of a block of 32 weights within its row. ``like`` is a vector whose
+length says how many blocks are read: one for every four lanes.
 """
 
 from __future__ import annotations

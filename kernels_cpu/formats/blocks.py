@@ -1,4 +1,8 @@
-"""How each block format is read: the one table, by families that know the layouts."""
+"""The table of block formats that ``gemv`` and ``embed`` read, block by block.
+
+The layout of each format is known to the family's module, ``blocks_*``. Reading several rows side
+by side is left to ``panels``.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Super-blocks of numbers that choose vectors of a codebook: IQ2_XXS to IQ3_S, as in ggml.
+"""Super-blocks whose numbers choose vectors of a codebook: IQ2_XXS to IQ3_S, laid out as in ggml.
 
-A vector has eight magnitudes, of IQ3 four; their signs lie apart. Where ggml holds seven signs
-of eight, the last one makes the number of minus signs even. All scales are odd numbers.
-``base`` is a super-block's address; ``place`` counts its vectors, ``half`` its half blocks of 16
-weights, ``block`` blocks of 32 in the row.
+A vector has eight magnitudes (four with IQ3), and the signs are stored separately. Where ggml
+stores seven of eight signs, the last sign makes the number of minus signs even. All scales are odd
+numbers. ``base`` is the address of a super-block; ``place`` counts its vectors, ``half`` its half
+blocks of 16 weights, and ``block`` the blocks of 32 weights in the row.
 """
 
 from __future__ import annotations

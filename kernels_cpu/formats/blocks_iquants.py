@@ -1,4 +1,8 @@
-"""Four bits that choose from a table of 16 values: IQ4_NL, IQ4_XS and MXFP4, as in ggml."""
+"""Blocks whose four-bit quants choose from a table of 16 values: IQ4_NL, IQ4_XS, MXFP4.
+
+The layouts are those of ggml. Reading rows of these formats side by side is left to
+``panels_iquants``.
+"""
 
 from __future__ import annotations
 

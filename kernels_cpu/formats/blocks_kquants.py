@@ -1,6 +1,7 @@
-"""Super-blocks of 256 weights: Q2_K to Q6_K, as in ggml.
+"""Super-blocks of 256 weights: Q2_K to Q6_K, laid out as in ggml.
 
-``block`` counts blocks of 32 in the row and ``base`` is a super-block's address.
+``block`` counts blocks of 32 weights in the row, and ``base`` is the address of a super-block.
+Reading rows of these formats side by side is left to ``panels_kquants``.
 """
 
 from __future__ import annotations

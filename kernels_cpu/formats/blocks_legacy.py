@@ -1,4 +1,8 @@
-"""Blocks of 32 weights with a half scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, as in ggml."""
+"""Blocks of 32 weights with one half as their scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
+
+The layouts are those of ggml. Reading rows of these formats side by side is left to
+``panels_legacy``.
+"""
 
 from __future__ import annotations
 

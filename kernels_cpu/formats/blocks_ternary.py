@@ -1,8 +1,8 @@
-"""Super-blocks of weights that are -1, 0 or 1, or a little beside: IQ1_S, IQ1_M, TQ1_0, TQ2_0.
+"""Super-blocks of weights that are -1, 0 or 1, or close to these: IQ1_S, IQ1_M, TQ1_0, TQ2_0.
 
-As in ggml. Quants are 32 larger than what they stand for, as those of Q6_K are, and in order.
-``base`` is a super-block's address; ``place`` counts vectors of eight weights, ``half`` half
-blocks of 16, ``block`` blocks of 32 in the row.
+The layouts are those of ggml. As with Q6_K, quants are 32 larger than the numbers they stand for,
+and they lie in order. ``base`` is the address of a super-block; ``place`` counts its vectors of
+eight weights, ``half`` its half blocks of 16, and ``block`` the blocks of 32 in the row.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What ``gemm`` and ``skinny`` ask of a block format, and what the formats share in answering.
+"""What ``gemm`` and ``skinny`` ask of a block format, and the code that all formats share.
 
-Every format becomes weight = quant * scale + minimum, the minimum being either its own or minus
-``centre`` times the scale. A segment of up to eight blocks of 32 weights, a super-block, is read at
-a time, of as many rows as a vector has lanes: the scales into ``room``, then the quants by parts.
+In every format a weight is quant * scale + minimum. The minimum is either stored, or minus
+``centre`` times the scale. Kernels read one segment at a time, of as many rows as a vector has
+lanes. A segment is up to eight blocks of 32 weights, that is a super-block: first its scales are
+written to ``room``, then its quants are read in parts.
 """
 
 from __future__ import annotations

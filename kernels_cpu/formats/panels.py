@@ -1,4 +1,8 @@
-"""How rows of each block format are read side by side: the one table, by families."""
+"""The table of block formats that ``gemm`` and ``skinny`` read, several rows side by side.
+
+How the rows of a format are read is known to the family's module, ``panels_*``. Reading single rows
+is left to ``blocks``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows side by side of IQ2_XXS to IQ3_S; ``blocks_codebooks`` says how super-blocks lie."""
+"""Reads rows of IQ2_XXS to IQ3_S side by side, one row in each lane.
+
+The layout of a super-block is described in ``blocks_codebooks``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows side by side of IQ4_NL, IQ4_XS and MXFP4; ``blocks_iquants`` says how blocks lie."""
+"""Reads rows of IQ4_NL, IQ4_XS and MXFP4 side by side, one row in each lane.
+
+The layout of a block is described in ``blocks_iquants``.
+"""
 
 from __future__ import annotations
 

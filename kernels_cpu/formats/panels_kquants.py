@@ -1,4 +1,7 @@
-"""Rows side by side of Q2_K to Q6_K; ``blocks_kquants`` says how super-blocks lie."""
+"""Reads rows of Q2_K to Q6_K side by side, one row in each lane.
+
+The layout of a super-block is described in ``blocks_kquants``.
+"""
 
 from __future__ import annotations
 

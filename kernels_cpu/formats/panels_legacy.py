@@ -1,4 +1,7 @@
-"""Rows side by side of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; ``blocks_legacy`` says how blocks lie."""
+"""Reads rows of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 side by side, one row in each lane.
+
+The layout of a block is described in ``blocks_legacy``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows side by side of IQ1_S, IQ1_M, TQ1_0, TQ2_0; ``blocks_ternary`` says how they lie."""
+"""Reads rows of IQ1_S, IQ1_M, TQ1_0 and TQ2_0 side by side, one row in each lane.
+
+The layout of a super-block is described in ``blocks_ternary``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""How much memory this process has held, as the operating system tells."""
+"""The most memory that this process has held, as the operating system reports it.
+
+Predicting memory is left to ``edgellama.measure``, and finding free memory to
+``quant.free_memory``.
+"""
 
 from __future__ import annotations
 

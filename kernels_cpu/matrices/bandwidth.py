@@ -1,4 +1,8 @@
-"""Reads memory and does nothing with it: how fast that goes bounds every decode kernel."""
+"""A kernel that reads memory and does nothing with it.
+
+Its speed is the upper limit of every kernel that decodes one token, since each of these must read
+all weights. ``edgellama.measure`` compares the two.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Embedding lookup: the rows of the chosen tokens as f32."""
+"""The embedding lookup: expands the rows of the chosen tokens to f32.
+
+How the blocks of a format are read is left to ``formats.blocks``.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Matrix times many tokens: expand a panel of rows once, then multiply it with every token.
+"""The product of a matrix with many tokens: expands a panel of rows, then multiplies all tokens.
 
-A panel is ``PANEL_VECTORS`` vectors of rows over all columns: of block formats as
-``gemm_panels`` leaves them, of float formats as f32. What adapters add to the products of blocks
-is added before they leave the registers. The register tile never leaves its
-registers within a group. Outputs are padded to whole panels and tiles, so there is no tail code.
-Meanwhile memory is asked for the rows that the thread is likely to expand next.
+A panel is ``PANEL_VECTORS`` vectors of rows over all columns. Rows of block formats are expanded by
+``gemm_panels``, rows of float formats to f32. A tile of sums stays in registers for a whole group;
+what adapters contribute is added before the sums are stored. Outputs are padded to whole panels and
+tiles, so no loop has a tail. In the meantime, the rows that the thread will probably expand next
+are prefetched.
 """
 
 from __future__ import annotations

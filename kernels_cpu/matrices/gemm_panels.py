@@ -1,7 +1,8 @@
-"""Panels: a few vectors of rows, expanded from blocks once for all tokens of a long step.
+"""Panels for ``gemm``: a few vectors of rows, expanded from blocks once for all tokens of a step.
 
-Each 32-bit lane holds four consecutive quants of one row, with one f32 scale and minimum per
-row and group. Lanes of rows past the last hold what was there before: nobody reads their results.
+Each 32-bit lane holds four consecutive quants of one row. Each row and group has one scale and one
+minimum in f32. If a matrix ends within a panel, the lanes behind its last row keep old numbers,
+whose results nobody reads.
 """
 
 from __future__ import annotations

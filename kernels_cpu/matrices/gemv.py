@@ -1,9 +1,9 @@
-"""Matrix times one token, or a few of float weights: rows are read where they lie, once.
+"""The product of a matrix with one token, or with a few tokens if its weights are floats.
 
-Rows are handed out in chunks, so that each thread reads one sequential stream, and a slow or
-preempted thread simply takes fewer. Two rows of small blocks are taken at a time; where eight
-products fit 16 bits, they share the vectors of their products from there on. Every output is
-summed in one fixed order, whoever computes it and whatever tokens stand beside it.
+Rows are read where they lie, once. Threads take them in chunks, so that each thread reads one
+sequential stream and a slow or interrupted thread simply takes fewer. Two rows of small blocks are
+taken at a time; if eight products fit 16 bits, the rows share vectors of products. Every output is
+summed in one fixed order, whichever thread computes it and whatever other tokens there are.
 """
 
 from __future__ import annotations

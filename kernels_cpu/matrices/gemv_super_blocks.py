@@ -1,8 +1,8 @@
-"""Dot products of rows of super-blocks with tokens: integers as long as they are exact.
+"""Dot products of rows of super-blocks with tokens, in integers for as long as they are exact.
 
-The scales of 256 weights are unpacked once, and the products are added up under the factor that
-they share. Where the quants lie as they are multiplied, in an order of blocks that the
-activations follow, none of them is moved between lanes.
+The scales of 256 weights are unpacked once, and products with a common factor are added before
+they are multiplied by it. If the quants of a format lie in one of ``formats.block_orders``, the
+activations lie in the same order, and no quant is moved between lanes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Memory is asked for before it is read: from memory far ahead, from the second level near.
+"""Requests memory before it is read: main memory far ahead, the second-level cache just before.
 
-Rows of weights that go together lie one behind the other, and asking goes through them in one
-stream, which comes to the next ones in time. What is far ahead has no place in the first level of
-the cache beside the activations of a long row, hence the second request, for each row by itself.
+Rows that are used together lie one behind the other, so the far requests form one stream that
+reaches the next rows in time. Such early data would not fit into the first-level cache beside the
+activations of a long row; the second request, for each row by itself, brings it there.
 """
 
 from __future__ import annotations

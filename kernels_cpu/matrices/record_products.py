@@ -1,4 +1,8 @@
-"""Integer products of blocks of weights with a token's records, which ``activations`` lays out."""
+"""Integer products of blocks of weights with the record of a token.
+
+``rows.activations`` describes the record and writes it. Adding the products up over a row is left
+to ``gemv``.
+"""
 
 from __future__ import annotations
 

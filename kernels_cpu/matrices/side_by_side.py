@@ -1,9 +1,9 @@
 """Cells: results that one loop computes side by side, each a row of weights times a token.
 
-A cell is the addresses of its row, of its token's activations and of its result, which is 0
-where nobody wants it; or those of two rows and results that share their vectors, a pair. What is
-written for one cell is done for a tuple of them; what neighbours have in common, the unpacked
-weights of a row or the numbers of a token, the compiler computes once.
+A cell holds the addresses of a row, of a token's activations and of the result, or 0 if nobody
+wants the result. A pair is a cell of two rows and two results that share vectors. A kernel's code
+for one cell is applied to a tuple of cells; the compiler then computes what neighbours have in
+common, such as the unpacked weights of a row or the numbers of a token, only once.
 """
 
 from __future__ import annotations

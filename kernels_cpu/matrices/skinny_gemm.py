@@ -1,9 +1,9 @@
-"""Matrix times a few tokens: weight blocks are read where they lie, as many rows as lanes at once.
+"""The product of a matrix with a few tokens: reads as many rows at once as a vector has lanes.
 
-Those rows, a panel, are unpacked in registers, and a register tile holds their results for
-``SKINNY_TOKENS`` tokens: unpacking costs more than reading a row by itself, and every further token
-little. Rows are handed out in chunks, so that each thread reads one sequential stream. Every output
-is summed in one fixed order, whoever computes it and whatever tokens stand beside it.
+Weight blocks are read where they lie. A group of rows, called a panel, is unpacked in registers,
+and a register tile holds its results for up to ``SKINNY_TOKENS`` tokens: unpacking a panel costs
+more than reading a row alone, but a further token costs little. Threads take rows in chunks, so
+each reads one sequential stream. Every output is summed in one fixed order.
 """
 
 from __future__ import annotations

@@ -1,1 +1,6 @@
-"""From f32 rows to blocks: plain rounding, and the search for scales that lose least."""
+"""From f32 rows to blocks of every format that is written, and back.
+
+``quantize_legacy`` rounds; the other ``quantize_*`` modules search for the scales that lose least.
+``row_codec`` is the entrance for the converter. Which format a tensor gets is decided by
+``quant.recipes`` and the converter.
+"""

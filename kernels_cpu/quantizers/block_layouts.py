@@ -1,7 +1,7 @@
-"""Where the bits of searched quants and scales go: ggml's layouts, a word of every block at once.
+"""Where the bits of quants and scales go after a search: the layouts of ggml.
 
-A packer writes the words of a block from its quants and integers, which lie as i32 vectors, a
-block in each lane. What follows the words, or comes before them, is a half.
+A packer writes one word of many blocks at a time. It gets the quants and integers as i32 vectors
+with one block in each lane. The part of a block before or behind these words is a half.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Numbers from f32 to F16 and BF16 and back, rounded to nearest even."""
+"""Converts numbers from f32 to F16 and BF16 and back, rounding to nearest even.
+
+Which rows are converted is left to ``row_codec``.
+"""
 
 from __future__ import annotations
 

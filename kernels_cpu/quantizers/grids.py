@@ -1,4 +1,7 @@
-"""The values that quants stand for, in units of the scale: whole numbers, or ggml's codebook."""
+"""The values that quants can stand for, in units of the scale: whole numbers, or ggml's codebook.
+
+The searches of ``scale_search`` and ``super_blocks`` choose among these values.
+"""
 
 from __future__ import annotations
 

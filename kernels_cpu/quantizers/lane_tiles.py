@@ -1,8 +1,8 @@
-"""Tiles for the scale search: as many blocks as a vector has lanes, one block in each lane.
+"""Tiles for the scale search, with one block in each lane of a vector.
 
-A tile holds element i of all blocks in its i-th vector, so that every step of a search is plain
-vertical arithmetic, without sums across lanes, and gives the same bits at every width. Blocks
-come through a table of addresses; lanes that have no block repeat the last one.
+Vector ``i`` of a tile holds element ``i`` of all its blocks. So a search needs only arithmetic
+within lanes, no sums across them, and gives the same bits at every vector width. A table of
+addresses says where the blocks come from; lanes without a block repeat the last one.
 """
 
 from __future__ import annotations

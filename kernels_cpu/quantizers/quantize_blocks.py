@@ -1,6 +1,7 @@
-"""IQ4_NL, and Q4_0 Q4_1 Q5_0 Q5_1 by importance: blocks of 32, by search.
+"""IQ4_NL, and Q4_0, Q4_1, Q5_0 and Q5_1 with importance: blocks of 32 weights, by search.
 
-Knows each format's weights, search and layout; a block's scale is a half of its own.
+The module knows each format's weighting, search and layout. Every block has a half as its own
+scale. The search itself is in ``scale_search``.
 """
 
 from __future__ import annotations

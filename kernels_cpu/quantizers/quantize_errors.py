@@ -1,7 +1,7 @@
-"""How far restored rows are from the original ones, row by row.
+"""Measures how far restored rows are from the original ones, row by row.
 
-A block of 32 is summed in f32 in a fixed order, a row's blocks in f64: the same on every tier
-and for every cutting of a tensor into rows.
+The errors of a block of 32 are summed in f32 in a fixed order, those of a row's blocks in f64. So
+the result is the same on every tier and however a tensor is cut into rows.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The search for scales: which scale, or scale and minimum, loses least of a group of weights.
+"""The search for the scale, or the scale and minimum, that loses least of a group of weights.
 
-A group is a run of vectors, one block in each lane. As in ggml's quantizers, many starting
-scales are tried: round, then solve for the scale by weighted least squares. Errors need not be
-summed up: what a solution gains over storing zeros follows from the sums that gave it. Numbers
-that differ between formats are arguments, so that one compilation serves all.
+A group is a series of vectors with one block in each lane. Like ggml's quantizers, the search tries
+many starting scales: it rounds, then solves for the scale by weighted least squares. The gain over
+storing zeros follows from the same sums, so errors need no sums of their own. Numbers that differ
+between formats are arguments, so one compilation serves all formats.
 """
 
 from __future__ import annotations

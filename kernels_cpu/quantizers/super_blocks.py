@@ -1,9 +1,9 @@
-"""Super-blocks: one pair of halves, and small integers times it for the scale of every group.
+"""The search for super-blocks: a pair of halves, and small integers that scale each group by them.
 
-Given the scales that each group would like, the integers and the halves are chosen with the
-quants that follow from them: integers for fixed quants, quants for fixed integers, then the
-halves by least squares, a few times over; the best of all is kept. A block lies in each lane. The
-shape of a format is an argument, so that one compilation serves all.
+The search starts from the scales that each group would choose alone. It then alternates a few
+times: integers for fixed quants, quants for fixed integers, halves by least squares; and it keeps
+the best result. Each lane has one block. The shape of a format is an argument, so one compilation
+serves all formats.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How much an error in each number matters to the search: the weights of a tile.
+"""How much an error in each number of a tile counts in the search.
 
-ggml's choices: without importance by size, so that large numbers are kept well; with it, the
-importance of the column, more for numbers that are large in their block.
+The choices are those of ggml. Without importance, an error counts more in larger numbers. With it,
+an error counts by the importance of its column, and more in numbers that are large in their
+block.
 """
 
 from __future__ import annotations

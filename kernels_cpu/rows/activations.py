@@ -1,18 +1,18 @@
-"""Activations as int8, in the two layouts that the matrix kernels read; ``layouts`` has the places.
+"""Activations as int8, in the two layouts that matrix kernels read; ``layouts`` has the offsets.
 
 A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale).
 
-Records group blocks as one token's kernels read weights, one block to every four lanes: quants
-(first halves, then second halves), scales, scaled sums of the quants, what integer products
-start at, for every lane or for both rows of a pair, and the quants' magnitudes on tiers that want
-them. Of the scaled sums, the first two lanes of a block have its sum in two parts, and the last two
-have them again. Behind the records come, for each super-block, what its kernels read: the starts
-are those of products as ``pack_pairs`` leaves them, the scales lie as ``dot_pairs`` leaves the half
-blocks.
+The first layout is records, which the kernels for one token read. A record groups blocks: one block
+for every four lanes. It holds the quants (first all first halves, then all second halves), the
+scales, the scaled sums of the quants, the numbers at which integer products start (for every lane,
+or for both rows of a pair), and the magnitudes of the quants on tiers that need them. The sum of a
+block is stored in two parts in the block's first two lanes, and again in its last two. Behind the
+records, each super-block has numbers for its own kernels: starts in the order in which
+``pack_pairs`` leaves products, and scales in the order in which ``dot_pairs`` leaves half blocks.
 
-In order, as panels of rows are multiplied with several tokens, lie the quants, with the scales in
-an array beside them and the sums, of blocks and of half blocks, in two more: the scaled sum of the
-quants as f32, and behind it what integer sums of products start at (``store_starts``).
+The second layout is "in order", which the kernels for several tokens read. It has four arrays: the
+quants, the scales, and the sums of blocks and of half blocks. A sum is the scaled sum of the quants
+as f32, followed by the number at which integer sums of products start (``store_starts``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Kernels that work along rows of f32 activations: norm, SwiGLU, bias, scales, sums of squares.
+"""Kernels along rows of f32 activations: norm, SwiGLU, bias, scales, sums of squares.
 
-Norm and SwiGLU leave their result as int8 in the layout that its users read, a block at a time
-from the registers, and as f32 only where somebody reads that (``y`` is not 0).
+Norm and SwiGLU write their result as int8 in the layout that the next kernel reads, one block at a
+time from registers. They write it as f32 only if somebody reads that, which is when ``y`` is not
+0. The layouts of int8 are left to ``activations``.
 """
 
 from __future__ import annotations

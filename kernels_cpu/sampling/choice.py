@@ -1,8 +1,9 @@
-"""The kernel that chooses a token: top-k, top-p, min-p and a draw in one go.
+"""The kernel that chooses a token: top-k, top-p, min-p and a random draw in one go.
 
-Every filter keeps what is above a limit, and the first few of what equals it; so a filter is
-those two numbers, and what passes all is listed once, by token. What rounding could decide
-either way is not decided here: the kernel says so, and the caller asks the filters themselves.
+Every filter keeps the logits above a limit and the first few that equal it, so two numbers describe
+a filter. The logits that pass all filters are listed once, in the order of their tokens. If
+rounding could decide a choice either way, the kernel does not choose: it reports this, and the
+caller uses the filters of ``edgellama.sampling``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The door from sampling to the kernel that chooses a token.
+"""The Python that calls the kernel which chooses a token.
 
-Checks the logits, packs what is asked, calls on the caller's own thread with the GIL released.
-What the filters mean, and what happens where the kernel leaves the decision open, is sampling's.
+It checks the logits, packs the options, and calls the kernel on the caller's own thread with the
+GIL released. What filters mean, and what happens if the kernel does not decide, is left to
+``edgellama.sampling``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Limits on logits: which value top-k and top-p keep last, found without sorting.
+"""Finds the last value that top-k or top-p keeps, without sorting the logits.
 
-Logits come as a row in memory, or as a list that ``collect`` made of some of them. Groups of 64
-are compared at once; maxima of groups tell which of them a limit concerns.
+The logits are a row in memory, or the list of some of them that ``collect`` makes. They are
+compared in groups of 64; the maximum of each group tells whether a limit concerns it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Arithmetic on f32 vectors: sums, products, exponential, and reductions in a fixed order."""
+"""Arithmetic on f32 vectors: sums, products, the exponential, and reductions.
+
+A reduction adds the lanes in a fixed order, so that its result does not depend on the compiler.
+Operators such as ``+`` are in ``operators``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Atomics, spinning and calls through addresses: what the executor needs beyond plain kernels."""
+"""Atomic operations, spinning, and calls through addresses.
+
+The executor of programs needs these beyond what ordinary kernels use. How threads share work with
+them is left to ``threads``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the attention needs of vectors: numbers of the KV cache, pairs of 16-bit products, 2**x.
+"""Vector operations for attention: numbers of the KV cache, pairs of 16-bit products, powers of 2.
 
-Integer products are of pairs: a 32-bit lane holds two neighbouring factors as signed halves,
-which every x86 tier multiplies and adds in one instruction.
+A 32-bit lane holds two neighbouring factors as signed 16-bit integers. Every x86 tier multiplies
+two such vectors and adds the products of each pair with one instruction.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What 256-bit vectors of x86 have of their own: bytes that take the signs of others.
+"""What only tiers with 256-bit vectors of x86 need: bytes take the signs of other bytes.
 
-And vectors that the compiler leaves in one piece, where taking them apart costs it a third more.
+The module also keeps the compiler from taking some vectors apart, where the pieces would cost a
+third more.
 """
 
 from __future__ import annotations

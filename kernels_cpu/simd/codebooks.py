@@ -1,7 +1,7 @@
-"""Vectors of a codebook by their numbers.
+"""Looks up vectors of a codebook by their numbers.
 
-A codebook lies in the kernel's constants. Every number is masked to the codebook's length before
-anything is read, or has its upper bits ignored by a permutation, whatever the file says.
+The codebook is a constant of the kernel. A number from a file may be anything, so it is masked to
+the length of the codebook before the lookup, unless the instruction ignores its upper bits.
 """
 
 from __future__ import annotations

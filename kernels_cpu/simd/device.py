@@ -1,6 +1,6 @@
-"""How functions that kernels call are compiled: inlined machine code, no Python around it.
+"""Makes a Python function callable from kernels: as inlined machine code, without Python objects.
 
-With this module the formulas of ``layouts`` can be called by kernels too.
+Importing this module also makes the formulas of ``layouts`` callable from kernels.
 """
 
 from __future__ import annotations

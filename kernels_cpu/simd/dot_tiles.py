@@ -1,9 +1,9 @@
-"""Register tiles of dot products over a group of weights, and what becomes of them.
+"""Register tiles of dot products over a group of weights, and the step from sums to results.
 
-The sums are of integers and exact. They start at minus ``centre`` times the sum of the
-activations, which takes ``centre`` off every weight. Where the tier adds byte products in
-pairs, they have 16 bits modulo 2**16 over the whole group: only what a lane holds in the end
-must fit, which ``BlockCode`` sees to. Weights of eight bits are summed in 32 bits everywhere.
+The sums are exact integers. They start at minus ``centre`` times the sum of the activations, which
+subtracts ``centre`` from every weight. On tiers that add byte products in pairs, sums have 16 bits
+modulo 2**16 over the whole group, so only the final sum of a lane must fit; ``BlockCode`` ensures
+that. Sums of eight-bit weights have 32 bits on every tier.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Scales that are powers of two, held as a byte of exponent: those of MXFP4."""
+"""Scales that are powers of two, stored as one byte of exponent, as in MXFP4.
+
+Where the bytes lie in a block is left to ``formats.blocks_iquants``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The fifth bits of quants, which formats hold apart from the other four: each to its own byte."""
+"""Adds the fifth bit to quants of five bits, which formats store apart from the other four.
+
+Where the bits lie in a block is left to the modules of ``formats``.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Products of a super-block added up in 16 bits before they are scaled, on vectors of eight lanes.
+"""Adds up the products of a super-block in 16 bits before they are scaled. For x86 only.
 
-Two vectors become one at every step: half of the numbers of both plus the other half, in an order
-that the next step wants. Of quants of three bits the 16 products of a half block fit 16 bits, of
-others fewer. Then one vector is converted and scaled for many products. For x86 alone.
+Each step makes one vector of two: it adds half of the numbers of both to the other half, and leaves
+the sums in the order that the next step needs. With quants of three bits the 16 products of a half
+block fit 16 bits, with larger ones fewer. In the end one vector is converted and scaled for many
+products.
 """
 
 from __future__ import annotations

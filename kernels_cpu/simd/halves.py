@@ -1,4 +1,7 @@
-"""IEEE halves and bfloat16: conversion to and from f32, exact on every tier."""
+"""Converts IEEE halves and bfloat16 to f32 and back, exactly the same on every tier.
+
+Rounding is to nearest even.
+"""
 
 from __future__ import annotations
 

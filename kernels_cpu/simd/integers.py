@@ -1,4 +1,7 @@
-"""Bytes and integers: pieces of quantized blocks and their bits."""
+"""Operations on bytes and integers: loading pieces of quantized blocks and extracting their bits.
+
+Which bits belong to which weight is left to ``formats``.
+"""
 
 from __future__ import annotations
 

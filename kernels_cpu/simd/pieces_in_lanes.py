@@ -1,4 +1,8 @@
-"""Rows in lanes, as in ``rows_in_lanes``, of formats whose bytes have to be made row by row."""
+"""Rows in lanes, as in ``rows_in_lanes``, for formats whose bytes must be computed row by row.
+
+The caller gives the function that computes 16 bytes of one row; this module transposes them, so
+that each lane holds words of one row.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What integer products of a token's record start at, so that a format's centre is taken off.
+"""The start of integer products of a token's record, which subtracts a format's ``centre``.
 
-Where an instruction adds products to a sum, that is what the sum starts at. Where sums start at
-zero, the products of two rows are packed first, and what is taken off both is added once.
+If an instruction adds products to a sum, the sum begins with this number. If sums begin at zero,
+the products of two rows are packed first, and the numbers of both rows are added once.
 """
 
 from __future__ import annotations

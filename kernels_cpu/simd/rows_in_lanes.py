@@ -1,7 +1,7 @@
-"""Rows in lanes: the same words of as many rows as a vector has lanes, read where they lie.
+"""Rows in lanes: the same words of as many rows as a vector has lanes, read from where they lie.
 
-Rows lie a fixed number of bytes apart. 16 bytes of each are loaded and transposed in registers,
-so that a lane holds words of one row alone and nothing has to be summed across lanes.
+Rows are a fixed number of bytes apart. 16 bytes of each row are loaded and transposed in registers.
+A lane then holds words of one row only, so nothing has to be summed across lanes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Small integers of super-blocks: bytes spread to the lanes of the weights that they scale.
+"""Small integer scales of super-blocks: copies each byte to the lanes of the weights it scales.
 
-The bytes come as a vector that repeats the same 16 in every piece of 16, so that one shuffle
-within the pieces takes each to its lanes.
+The bytes come as a vector that repeats the same 16 bytes, so that one shuffle within each piece of
+16 moves them all.
 """
 
 from __future__ import annotations

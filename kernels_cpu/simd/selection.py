@@ -1,4 +1,7 @@
-"""Comparisons of 64 f32 at once, as the bits of a word: which numbers a selection takes."""
+"""Compares 64 f32 at once and gives the results as the bits of one word.
+
+The kernel that chooses tokens (``sampling``) uses these words to list what it keeps.
+"""
 
 from __future__ import annotations
 

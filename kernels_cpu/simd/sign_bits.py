@@ -1,6 +1,7 @@
-"""Signs that are held apart from magnitudes: a bit each, or seven of every eight.
+"""Signs that are stored apart from magnitudes: one bit for each number, or seven for every eight.
 
-Bits are those of an integer, the first byte's lowest.
+The bits are those of an integer; the lowest bit belongs to the first byte. Where the integer lies
+in a block is left to ``formats``.
 """
 
 from __future__ import annotations

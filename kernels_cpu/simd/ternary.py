@@ -1,4 +1,7 @@
-"""Weights of three values as digits of base 3, five in a byte: TQ1_0's."""
+"""Unpacks weights of three values that are stored as digits of base 3, five in a byte: TQ1_0.
+
+Where the bytes lie in a block is left to ``formats.blocks_ternary``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Functions of which a kernel takes one or another, by the tier that it is compiled for."""
+"""Chooses between two functions by the tier that a kernel is compiled for.
+
+The choice is made while a kernel is compiled, so only one of them is in its code. The tiers are
+listed in ``machine.cpu``.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Weights as bytes: what multiplies them by four, and how eight bits are fed to it.
+"""Weights as bytes: the instruction that multiplies four at once, and how eight bits fit it.
 
-Instructions differ in which operand may have a sign and in how wide their sums are. Weights of
-up to seven bits are unsigned on every tier; those that take eight bits are what ``as_weights``
-makes of signed bytes, ``weight_bias`` larger where the tier wants them unsigned.
+Instructions differ in which operand may be signed and in the width of their sums. Weights of up to
+seven bits are unsigned on every tier. Weights of eight bits are signed; ``as_weights`` makes them
+``weight_bias`` larger on tiers that need unsigned ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Walks a program of kernels on all threads, outside the GIL.
+"""The compiled loop in which every thread walks through a program of kernels, outside the GIL.
 
-Threads meet only in the ops' counters (``tasks``): each takes what tasks it can of an op and
-goes on when all are done. The thread that posted the job looks at the cancel flag at every op.
-Starting, waking and parking threads is the team's.
+Threads meet only in the counters of the ops (``tasks``): each takes what tasks it can of an op, and
+goes on when all tasks of the op are done. The thread that posted the job checks the cancel flag at
+every op. Starting, waking and parking threads is left to ``thread_team``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How threads share an op: its work is cut into tasks, and whoever is free takes the next.
+"""How threads share an op: its work is cut into tasks, and whichever thread is free takes the next.
 
-An op is over when its tasks are done, not when all threads have come by: a thread that lost
-its core delays nobody unless it holds a task. The words of an op's counter are in
-``team_layout``; the next task's number carries the job's, so that a thread that wakes up late
+An op is over when its tasks are done, not when all threads have passed it, so a thread that lost
+its core delays the others only if it holds a task. ``team_layout`` defines the words of an op's
+counter. The number of the next task includes the number of the job, so a thread that wakes up late
 finds nothing to take.
 """
 
