@@ -19,6 +19,7 @@ from llvmlite import binding
 
 from edgellama.kernels_cpu.compiling.code_cache import cache_folder
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked
+from edgellama.kernels_cpu.layouts import GEMM_TOKENS, PANEL_VECTORS
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import ONE_THREAD_SIGNATURES
 
@@ -165,6 +166,15 @@ def test_accumulators_stay_in_registers(name: str) -> None:
     hot = [block for block in blocks if len(multiplies.findall(block)) >= 2]
     assert hot
     assert not [block for block in hot if spill.search(block)]
+
+
+@pytest.mark.parametrize("name", kernels("avx512vnni", "gemm_Q"))
+def test_words_of_a_group_are_written_out(name: str) -> None:
+    """Long steps multiply all words of a group with a tile between two jumps."""
+    blocks = re.split(r"\n(?=\.L\w+:)", text_of("avx512vnni", name))
+    words = 4 if name == "gemm_Q6_K" else 8
+    products = [len(re.findall(r"\bvpdpbusd\s[^\n]*%zmm", block)) for block in blocks]
+    assert PANEL_VECTORS * GEMM_TOKENS * words in products
 
 
 @pytest.mark.parametrize(("tier", "name"), everything_of_x86())
