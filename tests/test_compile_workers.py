@@ -7,14 +7,15 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cold_kernels import KERNEL, compiled, run_python
 
-from edgellama.kernels_cpu.compiling import compile_pool
-from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, cache_folder
-from edgellama.kernels_cpu.machine.cpu import GENERIC
+from edgellama.kernels_cpu.compiling import background, compile_pool
+from edgellama.kernels_cpu.compiling.code_cache import MAX_ATTEMPTS, CompiledKernels, cache_folder
+from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier
 from edgellama.quant.errors import CacheError
 
 
@@ -97,6 +98,25 @@ def test_what_can_wait_is_awaited_by_nobody(empty_cache: Path) -> None:
         (path,) = empty_cache.rglob("sum_squares.o")
         path.unlink()
         assert not kernels.are_there(["sum_squares"])
+
+
+def test_a_worker_that_dies_is_followed_by_another(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for kernels has them compiled again, but not for ever."""
+    started: list[Sequence[str]] = []
+
+    def die(names: Sequence[str], tier: Tier, folder: Path) -> threading.Thread:
+        started.append(names)
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        return thread
+
+    monkeypatch.setattr(background, "compile_in_background", die)
+    kernels = CompiledKernels(GENERIC)
+    assert all(kernels.are_coming([KERNEL]) for _ in range(10))
+    assert started == [[KERNEL]] * MAX_ATTEMPTS
 
 
 IN_BACKGROUND = """

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -48,6 +49,8 @@ COMPILERS = ("llvmlite", "numba")
 """Packages whose versions decide what the code is."""
 KEY_BYTES = 8
 MONTH_SECONDS = 30 * 24 * 3600
+MAX_ATTEMPTS = 3
+"""How often kernels that can wait are begun to be compiled in a process."""
 
 
 class CompiledKernels:
@@ -60,7 +63,8 @@ class CompiledKernels:
         self._exported = ExportedKernels.find()
         self._loaded: list[LoadedCode] = []
         self._addresses: dict[str, int] = {}
-        self._is_compiling = False
+        self._compiling: threading.Thread | None = None
+        self._num_attempts = 0
 
     def ensure(
         self,
@@ -108,10 +112,14 @@ class CompiledKernels:
             self._compile_later([*later(), *companions])
 
     def are_coming(self, names: Collection[str]) -> bool:
-        """Whether these kernels are not there yet: the first who asks has them compiled."""
+        """Whether these kernels are not there yet: the first who asks has them compiled.
+
+        A worker that ends before they are there is followed by another one, a few times.
+        """
         if self.are_there(names):
             return False
-        if not self._is_compiling:
+        is_alive = self._compiling is not None and self._compiling.is_alive()
+        if not is_alive and self._num_attempts < MAX_ATTEMPTS:
             self._compile_later(names)
         return True
 
@@ -135,11 +143,11 @@ class CompiledKernels:
         """Compile in the background what the cache lacks of them."""
         wanted = [name for name in names if name not in self._addresses]
         if wanted:
-            self._is_compiling = True
             from edgellama.kernels_cpu.compiling.background import compile_in_background
 
             folder = folder_to_fill(f"{FOLDER_NAME}/{self._key}")
-            compile_in_background(wanted, self.tier, folder)
+            self._num_attempts += 1
+            self._compiling = compile_in_background(wanted, self.tier, folder)
 
     def _exported_objects(self, names: Sequence[str]) -> dict[str, ElfObject]:
         """Those kernels that the application ships."""
