@@ -91,6 +91,20 @@ def test_what_is_there_and_no_file_is_told_as_what_it_is(cache: Path, tmp_path: 
         names.resolve(pipe)
     with pytest.raises(ModelNotFoundError, match=r"a link to .gone\.gguf., which is not there"):
         names.resolve(link)
+    circle = tmp_path / "circle.gguf"
+    circle.symlink_to(circle.name)
+    with pytest.raises(ModelNotFoundError, match=r"a link to .circle\.gguf., which leads nowhere"):
+        names.resolve(circle)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other systems know such names by themselves")
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".gguf", "./" + "x" * 5000])
+def test_names_that_are_too_long(name: str, cache: Path) -> None:
+    """What the system takes for no name is told in a short line."""
+    with pytest.raises(ModelNotFoundError, match="File name too long") as caught:
+        names.resolve(name)
+    assert len(str(caught.value)) < 150
+    assert not names.holds_checkpoint(Path(name))
 
 
 def test_any_part_of_a_split_model_means_its_first(tmp_path: Path) -> None:

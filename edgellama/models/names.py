@@ -6,6 +6,7 @@ cache folder. Fetching them is left to ``pulling``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     if not text:
         raise InvalidOptionError("the model is ''; allowed: a path or a name")
     path = Path(text).expanduser()
-    if path.is_file():
+    if _is_file(path):
         if path.suffix in _WEIGHT_SUFFIXES:
             raise _not_converted(path, "is")
         return first_part(path)
@@ -94,6 +95,14 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     raise ModelNotFoundError(f"no file and no model called {text!r}; {advice}")
 
 
+def _is_file(path: Path) -> bool:
+    """ModelNotFoundError for a name that the system does not take."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ModelNotFoundError(f"{shown(str(path))}: {error.strerror}") from None
+
+
 def is_plainly_a_path(text: str) -> bool:
     """Whether a text can mean nothing but a file: by its ending, or by how it begins."""
     is_named_so = text.lower().endswith(".gguf") or text.startswith((".", "~"))
@@ -109,13 +118,23 @@ def _no_such_file(path: Path) -> ModelNotFoundError:
         return ModelNotFoundError(f"{path} is not a regular file; allowed: a file on a disk")
     if path.is_symlink():
         there = shown(os.readlink(path))
-        return ModelNotFoundError(f"{path} is a link to {there}, which is not there")
+        end = "leads nowhere" if _is_in_a_circle(path) else "is not there"
+        return ModelNotFoundError(f"{path} is a link to {there}, which {end}")
     if not path.parent.is_dir():
         return ModelNotFoundError(f"{path}: no such file; {path.parent} is not a folder")
     beside = sorted(found.name for found in path.parent.glob("*.gguf"))
     meant = nearest(path.name, beside, NEARLY_THE_SAME)
     guess = "" if meant is None else f"; did you mean {path.with_name(meant)}?"
     return ModelNotFoundError(f"{path}: no such file{guess}")
+
+
+def _is_in_a_circle(link: Path) -> bool:
+    """Whether a link leads to itself, over others or at once."""
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def can_pull(name: str) -> bool:
@@ -187,7 +206,11 @@ def _stem(file: str) -> str:
 
 def holds_checkpoint(path: Path) -> bool:
     """Whether ``path`` is a folder with the weights of a model that was not converted yet."""
-    return path.is_dir() and any(any(path.glob(pattern)) for pattern in _CHECKPOINT_PATTERNS)
+    try:
+        is_folder = path.is_dir()
+    except OSError:  # A name that the system does not take is told of where it is resolved.
+        return False
+    return is_folder and any(any(path.glob(pattern)) for pattern in _CHECKPOINT_PATTERNS)
 
 
 def _only_model_in(folder: Path) -> Path:
