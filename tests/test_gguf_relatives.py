@@ -14,11 +14,13 @@ import pytest
 from reference.relatives import drawn
 from reference.tiny_vocabulary import TinyVocabulary
 
-from edgellama.convert import convert
+from edgellama.convert import convert, metadata
 from edgellama.convert.adapter.lora_base import find_base
 from edgellama.convert.model.derived_tensors import SCALES, ScaledBlocks
+from edgellama.convert.model.gguf_multipliers import GGUFMultipliers
 from edgellama.convert.sources.source_tensor import MappedTensor
 from edgellama.engine.engine import Engine
+from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.gguf.file import GGUFFile
@@ -230,6 +232,16 @@ def test_multipliers_that_are_none(
     with pytest.raises(EdgellamaError, match=message) as caught:
         convert(path, tmp_path / "llama.gguf", type="copy")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_magnitudes_that_cancel_out() -> None:
+    """A magnitude that becomes 1 with the multiplier of scores is not kept as it was."""
+    values = {"attention.layer_norm_rms_epsilon": 1e-5, "rope.scaling.attn_factor": 0.5}
+    items = {f"granite.{key}": metadata.number(value) for key, value in values.items()}
+    items["general.architecture"] = metadata.text("granite")
+    keys = ConfigKeys({key: item.value for key, item in items.items()})
+    found = GGUFMultipliers(embedding=1, residual=1, scores=4, logits=1).items(keys, items)
+    assert found.keys() == {"general.architecture", "granite.attention.layer_norm_rms_epsilon"}
 
 
 def test_blocks_that_cannot_be_multiplied(golden: dict[str, Any], tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class GGUFMultipliers:
     def items(self, keys: ConfigKeys, items: Mapping[str, MetadataItem]) -> dict[str, MetadataItem]:
         """The keys without those of multipliers, and what they change."""
         prefix = f"{keys.architecture}."
-        own = (_EMBEDDING, _RESIDUAL, _LOGITS, _ATTENTION, _IS_ROTATED)
+        own = (_EMBEDDING, _RESIDUAL, _LOGITS, _ATTENTION, _IS_ROTATED, _MAGNITUDE)
         found = {key: item for key, item in items.items() if key.removeprefix(prefix) not in own}
         epsilon = keys.number(_EPSILON) / self.residual**2
         magnitude = keys.number(_MAGNITUDE, 1.0) * math.sqrt(self.scores)
