@@ -174,6 +174,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "rope_scaling.factor is 0.5; allowed: a number from 1": {
         "rope_scaling": {"type": "dynamic", "factor": 0.5}
     },
+    "rope_scaling.factor is 1e-29; allowed: a number from 1": {
+        "rope_scaling": {"type": "linear", "factor": 1e-29}
+    },
+    "4096 positions scaled by the factor 1e+29 are a context of 4.096e+32 tokens; allowed: 1 to": {
+        "rope_scaling": {"type": "linear", "factor": 1e29}
+    },
+    "4096 positions scaled by the factor 1e-29 are": {
+        "rope_scaling": {"type": "yarn", "factor": 1e-29}
+    },
     "rope_scaling.extrapolation_factor is 2; allowed: a number above 0, up to 1": {
         "rope_scaling": {"type": "yarn", "extrapolation_factor": 2}
     },

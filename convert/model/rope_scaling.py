@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
-from edgellama.convert.sources.json_fields import Fields
+from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.rope_config import DYNAMIC_FACTOR_KEY
 
-SUPPORTED = "default, linear, dynamic, yarn, llama3, longrope"
+SUPPORTED = "default, linear, dynamic, yarn, telechat3-yarn, llama3, longrope"
 LONGROPE = ("longrope", "su")
+YARN = MappingProxyType({"yarn": 0.1, "telechat3-yarn": 0.07})
+"""What queries and keys grow by with the logarithm of the factor; GGUF's readers know the first."""
 ATTENTION_FACTOR = "llama.rope.scaling.attn_factor"
 LLAMA3_ORIGINAL_CONTEXT = 8192
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
@@ -134,12 +137,21 @@ class RopeScaling:
         if self.longest is not None:
             return min(length, self.longest)
         if self.kind == "yarn" and self.original_context_length == length:
-            return int(length * self.factor)
+            return self._scaled(config, length)
         if self.kind != "linear":
             return length
         if config.has("max_sequence_length"):
             return max(length, config.size("max_sequence_length"))
-        return int(length * self.factor) if length in PRETRAINED_LENGTHS else length
+        return self._scaled(config, length) if length in PRETRAINED_LENGTHS else length
+
+    def _scaled(self, config: Fields, length: int) -> int:
+        scaled = length * self.factor
+        if not 1 <= scaled <= MAX_SIZE:
+            raise ModelFileError(
+                f"{config.source}: {length} positions scaled by the factor {self.factor:g} are a "
+                f"context of {scaled:g} tokens; allowed: 1 to {MAX_SIZE}"
+            )
+        return int(scaled)
 
 
 def rope_fields(config: Fields) -> Fields:
@@ -173,9 +185,9 @@ def read_scaling(rope: Fields, context_length: int) -> RopeScaling:
     if kind == "dynamic":
         return RopeScaling("dynamic", _factor(rope)) if _factor(rope) != 1 else RopeScaling()
     if kind == "linear":
-        return RopeScaling("linear", rope.positive("factor"))
-    if kind == "yarn":
-        return _yarn(rope, context_length)
+        return RopeScaling("linear", _factor(rope))
+    if kind in YARN:
+        return _yarn(rope, context_length, YARN[kind])
     if kind == "llama3":
         return RopeScaling(stretch=_llama3(rope))
     if kind in LONGROPE:
@@ -222,7 +234,7 @@ def _longrope(rope: Fields, context_length: int) -> RopeScaling:
     )
 
 
-def _yarn(rope: Fields, context_length: int) -> RopeScaling:
+def _yarn(rope: Fields, context_length: int, slope: float) -> RopeScaling:
     extrapolation = rope.positive("extrapolation_factor", 1.0)
     if extrapolation > 1:
         raise rope.error("extrapolation_factor", "a number above 0, up to 1")
@@ -234,7 +246,7 @@ def _yarn(rope: Fields, context_length: int) -> RopeScaling:
     slow = rope.positive("beta_slow", YARN_BETA_SLOW)
     if slow > fast:
         raise rope.error("beta_slow", f"up to beta_fast, {fast:g}")
-    magnitude = _attention_factor(rope, factor)
+    magnitude = _attention_factor(rope, factor, slope)
     # Llama 4's way to sharpen attention begins with the second stretch of the original length.
     is_sharpened = rope.has("llama_4_scaling_beta") and original < context_length
     longest = original if is_sharpened else None
@@ -243,20 +255,20 @@ def _yarn(rope: Fields, context_length: int) -> RopeScaling:
     )
 
 
-def _attention_factor(rope: Fields, factor: float) -> float | None:
+def _attention_factor(rope: Fields, factor: float, slope: float) -> float | None:
     """What GGUF's readers multiply with their own 0.1 ln(factor) + 1; None where it is 1."""
-    usual = _magnitude(factor, 1.0)
+    usual = _magnitude(factor, YARN["yarn"])
     if rope.has("attention_factor") or rope.has("attn_factor"):
         name = "attention_factor" if rope.has("attention_factor") else "attn_factor"
         wanted = rope.positive(name)
     elif rope.values.get("mscale") and rope.values.get("mscale_all_dim"):
-        wanted = _magnitude(factor, rope.positive("mscale")) / _magnitude(
-            factor, rope.positive("mscale_all_dim")
+        wanted = _magnitude(factor, slope * rope.positive("mscale")) / _magnitude(
+            factor, slope * rope.positive("mscale_all_dim")
         )
     else:
-        return None
+        wanted = _magnitude(factor, slope)
     return None if wanted == usual else wanted / usual
 
 
-def _magnitude(factor: float, scale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+def _magnitude(factor: float, slope: float) -> float:
+    return 1.0 if factor <= 1 else slope * math.log(factor) + 1.0
