@@ -18,6 +18,8 @@ from edgellama.convert import convert
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 
+PANGU = {"architectures": ["PanguEmbeddedForCausalLM"]}
+
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
@@ -110,7 +112,23 @@ def golden() -> dict[str, Any]:
         ("exaone", {"num_layers": None}, ModelFileError, "num_hidden_layers is missing"),
         ("exaone", {"activation_function": "gelu"}, UnsupportedModelError, "function 'gelu'"),
         ("glm", {"partial_rotary_factor": 0.2, "rope_parameters": None}, ModelFileError, "is 0.2"),
+        ("index", {"norm_head": 2}, ModelFileError, "norm_head is 2; allowed: true or false, 1"),
         ("index", {"norm_head": None}, ModelFileError, "norm_head is missing; allowed: true"),
+        (
+            "xverse",
+            PANGU | {"rotary_percent": 0.25},
+            ModelFileError,
+            "rotary_percent is 0.25; allowed: 1",
+        ),
+        ("xverse", PANGU | {"param_sink_number": 128}, ModelFileError, "param_sink_number is 128"),
+        (
+            "xverse",
+            PANGU | {"layer_types": ["full_attention", "sliding_attention"]},
+            UnsupportedModelError,
+            "openPangu with windows",
+        ),
+        ("telechat", {"use_mup": True}, ModelFileError, "use_mup is True; allowed: false"),
+        ("telechat", {"embed_layernorm": True}, ModelFileError, "embed_layernorm is True"),
         ("mobilellm", {"layer_sharing": 2}, ModelFileError, "layer_sharing is 2"),
         ("mobilellm", {"num_hidden_layers": 1}, ModelFileError, r"layers\.1\..* is of layer 2; "),
         ("xverse", {"edgellama_rotated": 3}, ModelFileError, "rotate 3 of 8 elements of a head"),
@@ -251,6 +269,17 @@ def test_contexts_of_telechat(golden: dict[str, Any], tmp_path: Path) -> None:
         assert len(cut) == (context < length)
         with GGUFFile(tmp_path / f"{length}.gguf") as file:
             assert file.metadata["llama.context_length"] == context
+
+
+def test_layers_whose_numbers_are_written_in_two_ways(
+    golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """A second tensor of a layer that runs twice is refused, and none is lost."""
+    folder = write_relative(tmp_path / "mobilellm", "mobilellm", golden)
+    extra = {"model.layers.00.mlp.up_proj.weight": np.ones((48, 32), np.float16)}
+    rewrite(folder, "mobilellm", golden, lambda w: w.update(extra))
+    with pytest.raises(EdgellamaError, match=r"layers\.00\.mlp\.up_proj\.weight is of no Llama"):
+        convert(folder, tmp_path / "model.gguf", type="f32")
 
 
 def test_windows_that_no_layer_has(golden: dict[str, Any], tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _hugging_face_tie(config: Fields, layout: SourceLayout) -> OutputTie:
     """Whether the embedding is the output; readers take it for one that is not there."""
     is_headless_file = is_headless(config) and OUTPUT not in layout.tensors
     is_tied = config.flag("tie_word_embeddings", False) or is_headless_file
-    return decide_tie(layout.tensors, is_tied, "config.json has tie_word_embeddings true")
+    return decide_tie(layout.tensors, is_tied, "tie_word_embeddings is true")
 
 
 def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) -> ModelDescription:

@@ -47,10 +47,22 @@ _EXAONE = MappingProxyType(
         "hidden_act": "activation_function",
     }
 )
+_CWM_ROPE = MappingProxyType(
+    {
+        "rope_type": "llama3",
+        "factor": 16.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+    }
+)
 _BAICHUAN_13B = 5120
 """The width of the Baichuan models that have slopes instead of rotary positions."""
-_TELECHAT_LENGTH = 4096
-"""Tokens from which the first TeleChat stretches its positions, which its code has as a number."""
+_TELECHAT_LENGTH = 8192
+_TELECHAT_LENGTHS = MappingProxyType({4096: 4096})
+"""Tokens from which TeleChat stretches its positions, by width: where config.json is silent, it is
+a number in the code of TeleChat 7B and 12B, and not the same one."""
+_NO_TELECHAT = ("use_mup", "embed_layernorm", "apply_residual_connection_post_layernorm")
 
 
 def qwen2_windows(config: Fields) -> Settings:
@@ -72,9 +84,12 @@ def ministral_windows(config: Fields) -> Settings:
     return _windows(config, _window(config, is_used=True), lambda layer: True)
 
 
-def cwm_windows(config: Fields) -> Settings:
-    """CWM sees everything in each fourth layer, beginning with the first."""
-    return _windows(config, _window(config, is_used=True), lambda layer: layer % 4 != 0)
+def cwm_settings(config: Fields) -> Settings:
+    """CWM sees everything in each fourth layer, beginning with the first, and scales positions."""
+    window = _window(config, is_used=True)
+    settings = _windows(config, window, lambda layer: layer % 4 != 0)
+    is_told = any(config.fields(name) for name in ("rope_parameters", "rope_scaling"))
+    return settings if is_told else {**settings, "rope_parameters": dict(_CWM_ROPE)}
 
 
 def _window(config: Fields, *, is_used: bool) -> int | None:
@@ -152,13 +167,19 @@ def internlm_settings(config: Fields) -> Settings:
 def telechat_settings(config: Fields) -> Settings:
     """TeleChat's sizes have other names; its base is stretched to the length of the training.
 
-    Texts that are longer than that have other positions.
+    Texts that are longer than that have other positions. The published code of the 7B and the 12B
+    does not read ``logn``.
     """
+    for name in _NO_TELECHAT:
+        if config.flag(name, False):
+            raise config.error(name, "false")
     settings = dict(_by_their_names(config, _TELECHAT))
     if not config.has("training_seqlen"):
         return settings
     trained = config.size("training_seqlen")
-    stretched = config.size("base_seqlen", _TELECHAT_LENGTH)
+    width = config.size("hidden_size")
+    usual = _TELECHAT_LENGTHS.get(width, _TELECHAT_LENGTH)
+    stretched = config.size("base_seqlen", usual)
     size = head_size(Fields({**config.values, **settings}, config.source, config.prefix))
     alpha = max(2 ** math.ceil(math.log(trained / stretched, 2) + 1) - 1, 1)
     if alpha > 1 and size <= 2:
@@ -185,7 +206,7 @@ def baichuan_settings(config: Fields) -> Settings:
 def mobilellm_settings(config: Fields) -> Settings:
     """MobileLLM has its own name for a tied output, and may run each layer twice."""
     layers = config.size("num_hidden_layers") * (2 if runs_layers_twice(config) else 1)
-    is_tied = config.flag("share_embedding", False) or config.flag("tie_word_embeddings", False)
+    is_tied = config.flag("share_embedding", True) or config.flag("tie_word_embeddings", False)
     return {
         "num_hidden_layers": layers,
         "tie_word_embeddings": is_tied,
@@ -199,9 +220,10 @@ def runs_layers_twice(config: Fields) -> bool:
 
 def has_unit_output(config: Fields) -> bool:
     """Whether the rows of Index's output are divided by their lengths, which must be said."""
-    if not config.has("norm_head"):
-        raise config.error("norm_head", "true or false")
-    return config.flag("norm_head", False)
+    value = config.values.get("norm_head")
+    if not isinstance(value, int) or value not in (0, 1):
+        raise config.error("norm_head", "true or false, 1 or 0")
+    return bool(value)
 
 
 def without_clipping(config: Fields) -> Settings:
@@ -209,6 +231,23 @@ def without_clipping(config: Fields) -> Settings:
     for name in ("clip_qkv", "sliding_window"):
         if config.has(name):
             raise config.error(name, "null")
+    return _NONE
+
+
+def pangu_settings(config: Fields) -> Settings:
+    """openPangu R has the name of Embedded, and rotates a part of each head beside keys of its own.
+
+    It says the part in words of its own, and windows by the layers that have them.
+    """
+    if config.has("rotary_percent") and config.number("rotary_percent") != 1:
+        raise config.error("rotary_percent", "1")
+    if config.values.get("param_sink_number") not in (None, 0):
+        raise config.error("param_sink_number", "0")
+    if SLIDING in config.items("layer_types"):
+        raise UnsupportedModelError(
+            f"{config.source}: openPangu with windows (layer_types has {SLIDING}) cannot be "
+            "converted; supported: openPangu Embedded"
+        )
     return _NONE
 
 

@@ -40,8 +40,12 @@ _QWEN2: Settings = MappingProxyType(
     {"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
 )
 _TELECHAT = Relative(
-    "TeleChat and TeleChat 2", settings=settings.telechat_settings, rewritten=telechat_apart
+    "TeleChat and TeleChat 2",
+    defaults={"tie_word_embeddings": True},
+    settings=settings.telechat_settings,
+    rewritten=telechat_apart,
 )
+_TELECHAT3 = Relative("TeleChat 3", defaults={"rms_norm_eps": 1e-5, "rope_theta": 1e6})
 
 RELATIVES: Mapping[str, Relative] = MappingProxyType(
     {
@@ -59,16 +63,9 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
                 "num_key_value_heads": 8,
                 "max_position_embeddings": 131072,
                 "sliding_window": 8192,
-                "rope_parameters": {
-                    "rope_type": "llama3",
-                    "rope_theta": 1e6,
-                    "factor": 16.0,
-                    "high_freq_factor": 4.0,
-                    "low_freq_factor": 1.0,
-                    "original_max_position_embeddings": 8192,
-                },
+                "rope_theta": 1e6,
             },
-            settings=settings.cwm_windows,
+            settings=settings.cwm_settings,
         ),
         "Ernie4_5ForCausalLM": Relative(
             "ERNIE 4.5 without experts",
@@ -83,6 +80,7 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         ),
         "ExaoneForCausalLM": Relative(
             "EXAONE 3 and 3.5",
+            defaults={"tie_word_embeddings": True},
             settings=settings.exaone_settings,
             rewritten=lambda tensors, config: renamed(tensors, EXAONE, config.source),
         ),
@@ -169,7 +167,9 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
                 each_layer_twice(tensors) if settings.runs_layers_twice(config) else tensors
             ),
         ),
-        "PanguEmbeddedForCausalLM": Relative("openPangu Embedded"),
+        "PanguEmbeddedForCausalLM": Relative(
+            "openPangu Embedded", settings=settings.pangu_settings
+        ),
         "Phi3ForCausalLM": Relative(
             "Phi-3 and 4",
             kind="MistralForCausalLM",
@@ -197,7 +197,8 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         "TelechatForCausalLM": _TELECHAT,
         "TeleChatForCausalLM": _TELECHAT,
         "TeleChat2ForCausalLM": _TELECHAT,
-        "TeleChat3ForCausalLM": Relative("TeleChat 3"),
+        "Telechat3ForCausalLM": _TELECHAT3,
+        "TeleChat3ForCausalLM": _TELECHAT3,
         "TeleFLMForCausalLM": Relative(
             "Tele-FLM",
             settings=lambda config: multiplied_settings(teleflm_multipliers(config)),

@@ -15,7 +15,7 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
 
 Words = Mapping[str, str]
-_LAYER = re.compile(r"(.*\blayers\.)([0-9]{1,6})(\..+)")
+_LAYER = re.compile(r"(.*\blayers\.)(0|[1-9][0-9]{0,5})(\..+)")
 _GPT2 = {".transformer.h.": ".model.layers.", ".transformer.": ".model.", ".ln_f.": ".norm."}
 INTERNLM2: Words = MappingProxyType(
     {

@@ -107,7 +107,7 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_mup": True, "input_mult": 12.0, "output_mult": 1.5, "mup_scale_factor": 6.0},
     ),
     "xverse": ("Xverse", {}),
-    "index": ("Index", {"norm_head": True}),
+    "index": ("Index", {"norm_head": 1}),
     "mobilellm": (
         "MobileLLM",
         {"num_hidden_layers": 2, "share_embedding": True, "layer_sharing": True},
