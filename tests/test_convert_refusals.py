@@ -63,7 +63,6 @@ def with_config(folder: Path, changes: dict[str, Any]) -> Path:
 
 
 FOREIGN: dict[str, dict[str, Any]] = {
-    "architecture 'Gemma2ForCausalLM'": {"architectures": ["Gemma2ForCausalLM"]},
     "architecture 'ElsewhereForCausalLM'": {"architectures": ["ElsewhereForCausalLM"]},
     "architecture 'MllamaForConditionalGeneration'": {
         "architectures": ["MllamaForConditionalGeneration"]
@@ -94,9 +93,9 @@ def test_well_known_architectures(name: str, tmp_path: Path) -> None:
     stranger = STRANGERS[name]
     with pytest.raises(UnsupportedModelError) as caught:
         described(with_config(tmp_path / "model", {"architectures": [name]}))
-    instead = stranger.instead or "Llama 1, 2, 3, 3.1"
-    expected = f"architecture '{name}' cannot be converted: {stranger.why}; supported: {instead}"
-    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    message = str(caught.value).removeprefix(str(tmp_path))
+    assert f"'{name}' cannot be converted: {stranger.why}; supported: {stranger.instead}" in message
+    assert "\n" not in message and len(message) < 300
 
 
 SCALINGS: dict[str, dict[str, Any]] = {

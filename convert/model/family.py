@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgellama.convert.model.relatives import RELATIVES
-from edgellama.convert.model.strangers import STRANGERS, Stranger
+from edgellama.convert.model.strangers import STRANGERS
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
@@ -103,9 +103,10 @@ def family_notes(config: Fields) -> tuple[str, ...]:
 
 def _other_architecture(config: Fields, name: str) -> UnsupportedModelError:
     what = f"{config.source}: architecture {shown(name)} cannot be converted"
-    stranger = STRANGERS.get(name, Stranger(""))
-    why = f": {stranger.why}" if stranger.why else ""
-    return UnsupportedModelError(f"{what}{why}; supported: {stranger.instead or SUPPORTED}")
+    stranger = STRANGERS.get(name)
+    if stranger is None:
+        return UnsupportedModelError(f"{what}; supported: {SUPPORTED}")
+    return UnsupportedModelError(f"{what}: {stranger.why}; supported: {stranger.instead}")
 
 
 def _unsupported(config: Fields, what: str) -> UnsupportedModelError:

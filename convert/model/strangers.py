@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+_OTHERS = "Llama 3.2, Mistral 7B, Qwen 2.5 and others, which docs/conversion.md lists"
+
 
 @dataclass(frozen=True)
 class Stranger:
-    """``why``: what a Llama does not do. ``instead``: models alike that run; empty for none."""
+    """``why``: what a Llama does not do. ``instead``: models that run, alike where there are."""
 
     why: str
-    instead: str = ""
+    instead: str = _OTHERS
 
 
 _EXPERTS = "layers are mixtures of experts"
@@ -31,7 +33,8 @@ _DIFFUSION = "texts do not grow token by token (diffusion)"
 _MISTRAL, _QWEN2, _LLAMA3 = "Mistral", "Qwen 2 and 2.5", "Llama 3.3"
 _DEEPSEEK = "DeepSeek LLM and R1 Distill, which are Llamas and Qwen 2.5"
 _GRANITE = "Granite 3, and 4 without experts and Mamba layers"
-_GLM = "its conversion for transformers (GlmForCausalLM), such as glm-4-9b-chat-hf"
+_GLM = "GLM-4 9B as GlmForCausalLM, such as glm-4-9b-chat-hf"
+_LLAMA4 = "attention has norms and chunks, and most are mixtures of experts"
 
 STRANGERS: Mapping[str, Stranger] = MappingProxyType(
     {
@@ -66,7 +69,7 @@ STRANGERS: Mapping[str, Stranger] = MappingProxyType(
         "Gemma2ForCausalLM": Stranger(_GEMMA),
         "Gemma3ForCausalLM": Stranger(f"{_HEAD_NORMS}; {_GEMMA}"),
         "Gemma3ForConditionalGeneration": Stranger(f"{_HEAD_NORMS}; {_GEMMA}"),
-        "Glm4ForCausalLM": Stranger(_NORMS_BEHIND, "GLM-4 9B as GlmForCausalLM"),
+        "Glm4ForCausalLM": Stranger(_NORMS_BEHIND, _GLM),
         "GptOssForCausalLM": Stranger(f"{_EXPERTS}, attention has sinks"),
         "GraniteMoeForCausalLM": Stranger(_EXPERTS, _GRANITE),
         "GraniteMoeSharedForCausalLM": Stranger(_EXPERTS, _GRANITE),
@@ -75,8 +78,8 @@ STRANGERS: Mapping[str, Stranger] = MappingProxyType(
         "JambaForCausalLM": Stranger(f"{_RECURRENT}, {_EXPERTS}"),
         "LLaDAModelLM": Stranger(_DIFFUSION),
         "Lfm2ForCausalLM": Stranger("layers are convolutions"),
-        "Llama4ForCausalLM": Stranger(_EXPERTS, _LLAMA3),
-        "Llama4ForConditionalGeneration": Stranger(_EXPERTS, _LLAMA3),
+        "Llama4ForCausalLM": Stranger(_LLAMA4, _LLAMA3),
+        "Llama4ForConditionalGeneration": Stranger(_LLAMA4, _LLAMA3),
         "MambaForCausalLM": Stranger(_RECURRENT),
         "MellumForCausalLM": Stranger(_EXPERTS, "Mellum 4B, which is a Llama"),
         "MiniCPM3ForCausalLM": Stranger(_LATENT, "MiniCPM 1 and 2"),
