@@ -56,14 +56,15 @@ async def props(request: Request) -> Response:
 
     state = state_of(request)
     model = state.catalogue.find(request.query_params.get("model"))
-    async with state.shelf.lease(model.name) as llama:
-        context = llama.context_length
-        template = llama.metadata.get("tokenizer.chat_template")
-        special = llama.tokenizer.special
-        texts = [
-            "" if token is None else llama.tokenizer.token_text(token)
-            for token in (special.bos_id, special.eos_id)
-        ]
+    with leaving_of(state, request) as leaving:
+        async with leased(state, leaving, model.name) as llama:
+            context = llama.context_length
+            template = llama.metadata.get("tokenizer.chat_template")
+            special = llama.tokenizer.special
+            texts = [
+                "" if token is None else llama.tokenizer.token_text(token)
+                for token in (special.bos_id, special.eos_id)
+            ]
     usual = {"n_predict": -1, **asdict(SamplingOptions())}
     params = {name: value for name, value in usual.items() if name not in NOT_IN_JSON}
     return json_response(

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from edgellama.server.answers.routing import Routes, read_for_model, read_request, state_of
 from edgellama.server.answers.streaming import respond
 from edgellama.server.answers.text_openers import open_chat, open_prompt
+from edgellama.server.answers.turns import leased, leaving_of
 from edgellama.server.answers.wish import OpenText, Wish
 from edgellama.server.connections.wire import json_response, ndjson_response
 from edgellama.server.errors import RequestError
@@ -54,7 +55,6 @@ from edgellama.text.reasoning.marks import tells_of_thinking
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
-    from edgellama.server.answers.state import ServerState
     from edgellama.server.models.loaded_model import LoadedModel
 
 PROTOCOL_VERSION = "0.12.0"
@@ -108,7 +108,7 @@ async def chat(request: Request) -> Response:
     body, preset = await read_for_model(request)
     fields, options = take_ollama_fields(body, ChatFields)
     if not fields.messages:
-        return await _load_or_unload(state, fields, as_message)
+        return await _load_or_unload(request, fields, as_message)
     options = preset_options(preset, options)
     options |= openai_tools(fields.tools, fields.tool_choice, None)
     options |= thinking_wish({**fields.options, **body}).options
@@ -124,7 +124,7 @@ async def generate(request: Request) -> Response:
     body, preset = await read_for_model(request)
     fields, options = take_ollama_fields(body, GenerateFields)
     if not (fields.prompt or fields.suffix):
-        return await _load_or_unload(state, fields, as_response)
+        return await _load_or_unload(request, fields, as_response)
     options = preset_options(preset, options)
     hold_limits(options, state.settings.limits)
     prompt: list[int] = []
@@ -170,14 +170,16 @@ async def _answer(
     return await respond(request, answer, lambda: OllamaStream(name, wrap, answer, more), whole)
 
 
-async def _load_or_unload(state: ServerState, fields: CommonFields, wrap: Wrap) -> Response:
+async def _load_or_unload(request: Request, fields: CommonFields, wrap: Wrap) -> Response:
     """What a request without a prompt is for."""
+    state = state_of(request)
     name, keep_alive_s = model_name(fields), keep_alive_seconds(fields.keep_alive)
     if keep_alive_s == 0:
         await state.shelf.unload(name)
         return ndjson_response([without_text(name, wrap(""), "unload")])
-    async with state.shelf.lease(name, keep_alive_s):
-        pass
+    with leaving_of(state, request) as leaving:
+        async with leased(state, leaving, name, keep_alive_s):
+            pass
     return ndjson_response([without_text(name, wrap(""), "load")])
 
 
