@@ -110,12 +110,18 @@ class Catalogue:
             return found
         if not name:
             raise RequestError(404, "there is no model yet; pull one", code="model_not_found")
-        raise RequestError(
-            404,
-            f"there is no model {shown(name)}; allowed: {', '.join(models) or 'none yet'}",
-            param="model",
-            code="model_not_found",
-        )
+        raise _unknown(name, models)
+
+    def named(self, name: str) -> ServedModel:
+        """The model that has exactly this name; RequestError (404) if there is none any more."""
+        model = self._given.get(name) or self.models().get(name)
+        if model is None:
+            raise _unknown(name, self.models())
+        return model
+
+    def holds(self, model: ServedModel) -> bool:
+        """Whether its name still means the file that it meant when the model was found."""
+        return model is (self._given.get(model.name) or self.models().get(model.name))
 
     def _among(self, models: Mapping[str, ServedModel], name: str | None) -> ServedModel | None:
         """The model of a name, or the first one."""
@@ -134,6 +140,15 @@ class Catalogue:
         if reference is not None:
             candidates += [str(reference), *_short_names(str(reference))]
         return [*candidates, *(text.lower() for text in candidates)]
+
+
+def _unknown(name: str, models: Mapping[str, ServedModel]) -> RequestError:
+    return RequestError(
+        404,
+        f"there is no model {shown(name)}; allowed: {', '.join(models) or 'none yet'}",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def _short_names(reference: str) -> list[str]:

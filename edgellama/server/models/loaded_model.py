@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class LoadedModel:
-    """A model on the shelf: its uses now, and when it goes if there are none."""
+    """A model on the shelf: its uses now, and when it goes if there are none.
+
+    ``is_outdated``: its name means another file now, so that it goes after its uses.
+    """
 
     model: ServedModel
     llama: Llama
@@ -24,11 +27,22 @@ class LoadedModel:
     num_uses: int = 0
     last_use: float = 0.0
     timer: asyncio.TimerHandle | None = None
+    is_outdated: bool = False
 
     def begin_use(self) -> None:
         """It has one use more, and does not go meanwhile."""
         self.num_uses += 1
         self.stop_timer()
+
+    def keep_alive(self, seconds: float) -> None:
+        """Let it stay so long when nobody uses it, unless it is outdated."""
+        if not self.is_outdated:
+            self.keep_alive_s = seconds
+
+    def outdate(self) -> None:
+        """Let it go once nobody uses it, whatever else is asked for."""
+        self.keep_alive_s = 0.0
+        self.is_outdated = True
 
     def stop_timer(self) -> None:
         """Let it stay, however long nobody uses it."""

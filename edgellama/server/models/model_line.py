@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from edgellama.server.models.catalogue import ServedModel
+from edgellama.server.connections.wire import left
 from edgellama.server.models.loaded_model import LoadedModel
 
 
 class AwaitedModel:
-    """A model that is waited for, and those who wait for it."""
+    """The name of a model that is waited for, and those who wait for it.
 
-    def __init__(self, model: ServedModel) -> None:
-        self.model = model
+    Which file has this name may change meanwhile.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
         self._places: list[asyncio.Future[LoadedModel]] = []
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody still waits for it."""
-        return any(not place.done() for place in self._places)
+    def check_wanted(self) -> None:
+        """RequestError if nobody waits for it any more."""
+        if all(place.done() for place in self._places):
+            raise left()
 
     def join(self) -> asyncio.Future[LoadedModel]:
         """A place of somebody who waits for it, and leaves by cancelling the place."""
@@ -53,12 +56,12 @@ class ModelLine:
         self._awaited: dict[str, AwaitedModel] = {}
         self._bringing: asyncio.Task[None] | None = None
 
-    def join(self, model: ServedModel) -> asyncio.Future[LoadedModel]:
+    def join(self, name: str) -> asyncio.Future[LoadedModel]:
         """A place behind all others, or beside those who wait for the same model.
 
         Its result is the model with one use more, which is ended by whoever waits.
         """
-        place = self._awaited.setdefault(model.name, AwaitedModel(model)).join()
+        place = self._awaited.setdefault(name, AwaitedModel(name)).join()
         if self._bringing is None:
             self._bringing = asyncio.create_task(self._bring_all())
         return place

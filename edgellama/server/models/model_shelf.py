@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.rope_choice import scaled_length
-from edgellama.server.connections.wire import left
 from edgellama.server.errors import RequestError, too_busy
 from edgellama.server.models.catalogue import Catalogue, ServedModel
 from edgellama.server.models.loaded_model import LoadedModel
@@ -82,12 +81,12 @@ class ModelShelf:
             yield entry.llama
         finally:
             if keep_alive_s is not None:
-                entry.keep_alive_s = keep_alive_s
+                entry.keep_alive(keep_alive_s)
             self._end_use(entry)
 
     async def _wait_for(self, model: ServedModel) -> LoadedModel:
         """A model in use, once it is its turn and it is loaded."""
-        place = self._line.join(model)
+        place = self._line.join(model.name)
         try:
             return await place
         except asyncio.CancelledError:
@@ -113,14 +112,14 @@ class ModelShelf:
         entry = self.loaded.get(self.catalogue.find(name).name)
         if entry is not None:
             entry.keep_alive_s = 0.0
-            if not entry.num_uses:
-                await self._unload(entry)
+            self._let_go(entry)
+            await self._wait_until_closed()
 
     def outdate(self, name: str) -> None:
         """Let go of a model whose file is another one now, once nobody uses it."""
         entry = self.loaded.get(name)
         if entry is not None:
-            entry.keep_alive_s = 0.0
+            entry.outdate()
             self._let_go(entry)
 
     def stop(self, error: RequestError) -> None:
@@ -141,9 +140,8 @@ class ModelShelf:
         """Let go of all models; nobody may use one any more."""
         await self._line.close()
         for entry in list(self.loaded.values()):
-            await self._unload(entry)
-        while self._closing:
-            await asyncio.gather(*self._closing)
+            self._take_off(entry)
+        await self._wait_until_closed()
 
     def _end_use(self, entry: LoadedModel) -> None:
         entry.num_uses -= 1
@@ -159,38 +157,37 @@ class ModelShelf:
             entry.timer = loop.call_later(entry.keep_alive_s, self._let_go, entry)
 
     def _let_go(self, entry: LoadedModel) -> None:
-        # Off the shelf at once: whoever comes before it is closed must not find it.
-        if not entry.num_uses and self._take_off(entry):
+        if not entry.num_uses:
+            self._take_off(entry)
+
+    def _take_off(self, entry: LoadedModel) -> None:
+        """Let nobody find it any more, and close it in a task; nothing if that has been done."""
+        if self.loaded.get(entry.model.name) is entry:
+            entry.stop_timer()
+            del self.loaded[entry.model.name]
             task = asyncio.get_running_loop().create_task(self._close(entry))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def _unload(self, entry: LoadedModel) -> None:
-        if self._take_off(entry):
-            await self._close(entry)
-
-    def _take_off(self, entry: LoadedModel) -> bool:
-        """Let nobody find it any more; False if somebody has done so already."""
-        entry.stop_timer()
-        if self.loaded.get(entry.model.name) is not entry:
-            return False
-        del self.loaded[entry.model.name]
-        return True
-
     async def _close(self, entry: LoadedModel) -> None:
         logger.info("unloading %s", entry.model.name)
-        await asyncio.to_thread(entry.llama.close)
-        self._freed.set()
+        try:
+            await asyncio.to_thread(entry.llama.close)
+        finally:
+            self._freed.set()
+
+    async def _wait_until_closed(self) -> None:
+        """Until what was taken off has given its memory back."""
+        while self._closing:
+            await asyncio.wait(self._closing)
 
     async def _bring(self, awaited: AwaitedModel) -> LoadedModel:
         """What is waited for: loaded already, or once there is room for it."""
-        model = awaited.model
-        if (entry := self.loaded.get(model.name)) is not None:
+        awaited.check_wanted()
+        if (entry := self.loaded.get(awaited.name)) is not None:
             return entry
-        self._check_running()
-        needed = await asyncio.to_thread(self.predicted_bytes, model)
         try:
-            await self._make_room(awaited, needed)
+            model, needed = await self._find_with_room(awaited)
         finally:
             self._is_short_of_room = False
         self._line.let_pass(self.loaded)
@@ -200,8 +197,25 @@ class ModelShelf:
         logger.info("loaded %s in %.2f s", model.name, time.perf_counter() - started)
         entry = LoadedModel(model, llama, needed, self._keep_alive_s(model))
         self.loaded[model.name] = entry
+        if not self.catalogue.holds(model):
+            entry.outdate()
         self._rest(entry)
         return entry
+
+    def _check_needed(self, awaited: AwaitedModel) -> None:
+        """RequestError if the server ends, or nobody waits for a model any more."""
+        self._check_running()
+        awaited.check_wanted()
+
+    async def _find_with_room(self, awaited: AwaitedModel) -> tuple[ServedModel, int]:
+        """The model that has the name now, and the bytes it will take, once they are free."""
+        model = self.catalogue.named(awaited.name)
+        needed = await self._make_room(awaited, model)
+        if not self.catalogue.holds(model):  # It was made anew, and may need more.
+            model = self.catalogue.named(awaited.name)
+            needed = await self._make_room(awaited, model)
+        self._check_needed(awaited)
+        return model, needed
 
     def _open(self, model: ServedModel) -> Llama:
         from edgellama.llama import Llama
@@ -210,16 +224,21 @@ class ModelShelf:
             return opener.open()
         return Llama(model.path, **self._engine, progress=self._hear_of_kernels)
 
-    async def _make_room(self, awaited: AwaitedModel, needed: int) -> None:
-        """Unload what has no work, the least recently used first, until ``needed`` bytes fit.
+    async def _make_room(self, awaited: AwaitedModel, model: ServedModel) -> int:
+        """Unload what has no work, the least recently used first, until the model fits.
 
-        No text begins while those that run are waited for, so that they all end.
+        No text begins while those that run are waited for, so that they all end. The result is
+        the bytes that it will take.
         """
-        model = awaited.model
+        needed = await asyncio.to_thread(self.predicted_bytes, model)
         while (available := self._free_bytes()) is not None and available < needed:
+            self._check_needed(awaited)
+            if self._closing:
+                await self._wait_until_closed()
+                continue
             idle = [entry for entry in self.loaded.values() if not entry.num_uses]
             if idle:
-                await self._unload(min(idle, key=lambda entry: entry.last_use))
+                self._take_off(min(idle, key=lambda entry: entry.last_use))
                 continue
             text = f"{model.name} needs {needed / 1e9:.2f} GB and {available / 1e9:.2f} GB are free"
             if not self.loaded:
@@ -232,9 +251,7 @@ class ModelShelf:
                 await asyncio.wait_for(self._freed.wait(), WAIT_FOR_ROOM_S)
             except asyncio.TimeoutError:
                 raise too_busy(f"{text}; other models are in use", "no_memory", 503) from None
-            self._check_running()
-            if not awaited.is_wanted:
-                raise left()
+        return needed
 
     def _free_bytes(self) -> int | None:
         """What is free beside the weights of loaded models, which the system counts as free."""
