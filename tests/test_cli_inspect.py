@@ -11,7 +11,9 @@ import pytest
 from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.cli.commands import doctor
 from edgellama.cli.commands.inspect_model import report_lines, summarize
+from edgellama.kernels_cpu.machine import cpu_features
 from edgellama.kernels_cpu.machine.cpu import TIERS, compilable_tiers
 from edgellama.quant.gguf.file import GGUFFile
 
@@ -149,12 +151,27 @@ def test_doctor_reports_this_machine(run_cli: CliRunner, tmp_path: Path) -> None
     assert result.returncode == 0
     assert re.search(r"\n  models +1 file, 0.0 MB\n", result.stdout)
     for tier in TIERS:
-        assert tier in compilable_tiers() or f"{tier.name} lacks" not in result.stdout
+        assert tier in compilable_tiers() or f"{tier.name} needs" not in result.stdout
     assert result.stdout.endswith("nothing is missing\n")
     for label in ("tier in use", "usable cores", "numba", "llvmlite", "compiled kernels"):
         assert f"\n  {label} " in result.stdout
     assert str(tmp_path / "cache") in result.stdout
     assert "\ngraphics card\n" in result.stdout
+
+
+def test_doctor_blames_no_cpu_for_what_the_system_withholds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tier that this process cannot use is told with what it needs and both reasons."""
+    monkeypatch.setattr(cpu_features, "host_features", frozenset)
+    found = dict(doctor._cpu([]))
+    demanding = [tier for tier in compilable_tiers() if tier.requires]
+    assert demanding
+    for tier in demanding:
+        features = ", ".join(sorted(tier.requires))
+        expected = f"{features}, which the CPU lacks or the system withholds"
+        assert found[f"{tier.name} needs"] == expected
+    assert not any(label.endswith("lacks") for label in found)
 
 
 def test_doctor_reports_to_programs(run_cli: CliRunner, tmp_path: Path) -> None:

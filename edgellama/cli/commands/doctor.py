@@ -115,7 +115,9 @@ def _cpu(problems: list[str]) -> Rows:
     for tier in cpu.compilable_tiers():
         lacking = sorted(tier.requires - features)
         if lacking:
-            yield f"{tier.name} lacks", ", ".join(lacking)
+            # A process may be refused the registers of instructions that the CPU has.
+            named = ", ".join(lacking)
+            yield f"{tier.name} needs", f"{named}, which the CPU lacks or the system withholds"
         elif tier.requires:
             yield f"{tier.name} has", ", ".join(sorted(tier.requires))
 
