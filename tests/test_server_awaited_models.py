@@ -154,6 +154,32 @@ def test_who_has_left_during_the_prediction_gets_no_model(machine: Machine, free
     asyncio.run(main())
 
 
+def test_a_loaded_model_is_there_until_another_is_known_to_need_room(machine: Machine) -> None:
+    """While one is loaded and a further one waits behind it, and while memory is predicted."""
+
+    async def main() -> None:
+        machine.free = 2 * MODEL_BYTES
+        shelf = shelf_of_names("first", "second", "third")
+        await use(shelf, "first")
+        machine.may_open.clear()
+        others = [asyncio.create_task(use(shelf, name)) for name in ("second", "third")]
+        await until(lambda: len(machine.opened) == 2)
+        await asyncio.wait_for(use(shelf, "first"), TIMEOUT_S)
+        machine.may_predict.clear()
+        machine.may_open.set()
+        await until(lambda: "third.gguf" in machine.predicted)
+        async with shelf.lease("first"), shelf.lease("second"):
+            machine.may_predict.set()
+            await until(lambda: shelf._is_short_of_room)
+            late = asyncio.create_task(use(shelf, "first"))
+            await asyncio.sleep(0.01)
+            assert not late.done()
+        await asyncio.gather(*others, late)
+        await shelf.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("is_asked", [False, True])
 def test_a_model_that_is_being_closed_makes_room(machine: Machine, is_asked: bool) -> None:
     """One that has expired, or was to go, is waited for; nobody is told to take a smaller one."""

@@ -69,7 +69,8 @@ class ModelShelf:
     ) -> AsyncIterator[Llama]:
         """The model of a name, loaded first if need be; it stays as long as this is open.
 
-        Where another model waits for room, a loaded one is waited for, too, in order of arrival.
+        Once another model is known to need room, a loaded one is waited for, too, in order of
+        arrival. Until then, and while another is being loaded, a loaded one is there at once.
         """
         model = self.catalogue.find(name)
         entry = self.loaded.get(model.name)
