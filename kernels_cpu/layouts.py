@@ -15,10 +15,11 @@ CACHE_LINE = 64
 PANEL_VECTORS = 2
 """Vectors of a panel: output buffers are padded to it."""
 GEMM_TOKENS = 6
-"""Tokens of one register tile, of many tokens."""
-TOKEN_PADDING = 12
-"""Token buffers are padded to a multiple of it, and with it to whole tiles: those of tile registers
-have as many tokens."""
+"""Tokens of one tile in vector registers, of many tokens."""
+TILE_REGISTER_TOKENS = 12
+"""Tokens of one tile whose products are computed in tile registers."""
+TOKEN_PADDING = TILE_REGISTER_TOKENS
+"""Token buffers are padded to a multiple of it, and with it to whole tiles of both kinds."""
 PACKED_ROWS = 6
 """Query rows of one register tile where keys and values are packed first."""
 ATTENTION_KEYS = 128
@@ -243,4 +244,4 @@ def gemm_scratch_bytes(panel_rows: int, widest: int, width: int) -> int:
     floats = panel_rows * widest * 4
     panels = max(_panel_bytes(panel_rows, widest), _panel_bytes(2 * BLOCK, width))
     added = 2 * BLOCK * 4 * MAX_ADDED_RANK
-    return max(floats, panels + TOKEN_PADDING * PAIR_BYTES + added) + SPARE_BYTES
+    return max(floats, panels + TILE_REGISTER_TOKENS * PAIR_BYTES + added) + SPARE_BYTES

@@ -221,6 +221,9 @@ def test_affinity() -> None:
         os.sched_setaffinity(0, before)
 
 
+TILES = {"amx-tile", "amx-int8"}
+
+
 @pytest.mark.skipif("amx-tile" not in host_features(), reason="no tile registers here")
 def test_tile_registers_that_linux_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system lets a process have no tile registers, the next slower tier is chosen."""
@@ -234,14 +237,15 @@ def test_features_are_those_that_llvm_finds() -> None:
     from llvmlite import binding
 
     told = binding.get_host_cpu_features()
-    assert {name for name in FEATURE_BITS if told[name]} == host_features()
+    # LLVM does not know whether the system lets this process use tile registers.
+    withheld = TILES - host_features()
+    assert {name for name in FEATURE_BITS if told[name]} - withheld == host_features()
     assert {name for tier in TIERS if not tier.is_arm for name in tier.requires} <= set(
         FEATURE_BITS
     )
 
 
 ALL_BITS = (0xFFFFFFFF,) * 4
-TILES = {"amx-tile", "amx-int8"}
 WIDE = {"avx", "avx2", "avxvnni", "f16c", "fma"}
 
 

@@ -64,7 +64,6 @@ KERNELS = {
     "generic": ("gemv_Q4_0", "gemm_F16"),
 }
 MORE_KERNELS = {
-    "amx": ("gemm_Q4_K",),
     "avx512vnni": ("gemv_Q3_K", "gemv_Q6_K", "gemv_IQ4_XS", "gemm_Q6_K"),
     "neon": ("gemv_Q3_K",),
     "generic": ("gemv_Q3_K",),
@@ -157,10 +156,13 @@ def test_fused_multiply_of_full_width() -> None:
     assert re.search(r"\bvcvtph2ps\s", text)
 
 
-@pytest.mark.parametrize("name", kernels("avx512vnni"))
-def test_accumulators_stay_in_registers(name: str) -> None:
+@pytest.mark.parametrize(
+    ("tier", "name"),
+    [*((tier, name) for tier in ("avx512vnni", "amx") for name in kernels(tier))],
+)
+def test_accumulators_stay_in_registers(tier: str, name: str) -> None:
     """No vector register is spilled within a loop that multiplies."""
-    blocks = re.split(r"\n(?=\.L\w+:)", text_of("avx512vnni", name))
+    blocks = re.split(r"\n(?=\.L\w+:)", text_of(tier, name))
     spill = re.compile(r"\bvmov\w+\s+%zmm\d+, -?\w*\(%r[bs]p\)")
     multiplies = re.compile(r"\b(vpdpbusd|vfmadd\w+)\s[^\n]*%zmm")
     hot = [block for block in blocks if len(multiplies.findall(block)) >= 2]

@@ -49,7 +49,7 @@ class RecordingRunner(KernelRunner):
     """Runs kernels on copies at a fixed address, and keeps the memory before and after each."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(TIERS[0])
+        super().__init__(next(tier for tier in TIERS if not tier.has_byte_tiles))
         self.folder = folder
         self.calls: list[tuple[str, int]] = []
         library = ctypes.CDLL(None)

@@ -70,7 +70,12 @@ WINDOWS_ARM_DOTPROD = 43
 
 
 def host_features() -> frozenset[str]:
-    """LLVM's names of the features that tiers may ask for; KernelError if no code can run."""
+    """LLVM's names of the features that tiers may ask for; KernelError if no code can run.
+
+    On Linux this asks for tile registers where the CPU has them, for the whole process and its
+    children. It refuses while any thread has a small stack for signals, and lets none have one
+    afterwards.
+    """
     if is_x86():
         return _x86_features()
     return _arm_features() if platform.machine().lower() in ARM_MACHINES else frozenset()

@@ -27,7 +27,7 @@ from edgellama.kernels_cpu.layouts import (
     PANEL_VECTORS,
     START_AT,
     SUM_BYTES,
-    TOKEN_PADDING,
+    TILE_REGISTER_TOKENS,
     panel_scale_bytes,
     panel_scales_at,
     round_up,
@@ -40,12 +40,12 @@ from edgellama.kernels_cpu.rows.kernels import silu_product
 from edgellama.kernels_cpu.simd.byte_tiles import (
     DOT_BYTES,
     DOTS_ROOM,
+    SCALE_DOTS,
     block_tile,
     define_tile_setting,
     gemm_tokens,
     has_byte_tiles,
     leave_dots,
-    read_dots,
     release_tiles,
 )
 from edgellama.kernels_cpu.simd.device import device
@@ -72,6 +72,7 @@ def _block_tile(code):
     group_words = code.group_size // 4
     group_dots = define_group_dots(group_words, code.centre, code.is_wide)
     scale_tile, in_order = SCALE_TILE[code.has_minimum], code.group_in_order
+    scale_dots = SCALE_DOTS[code.has_minimum]
 
     def multiply(
         panel,
@@ -134,8 +135,8 @@ def _block_tile(code):
                 panel + following * group_words * step, step, x + 4 * following * group_words,
                 x_bytes, dots + (number + 1) % 2 * DOT_BYTES,
             )  # fmt: skip
-            tile = scale_tile(
-                tile, read_dots(tile, dots + number % 2 * DOT_BYTES), scales + group * step,
+            tile = scale_dots(
+                tile, dots + number % 2 * DOT_BYTES, scales + group * step,
                 minimums + group * step, x_scale + group // groups_per_scale * 4, scale_bytes,
                 x_sum + group * SUM_BYTES, sum_bytes,
             )  # fmt: skip
@@ -252,7 +253,7 @@ def quantized_gemm(name):
         task_rows = BLOCK if is_gated else panel_rows
         num_panels = 2 * BLOCK // panel_rows if is_gated else 1
         pairs = scratch + thread * scratch_stride
-        panels, room = pairs + TOKEN_PADDING * PAIR_BYTES, stack_room(ROOM_VECTORS)
+        panels, room = pairs + TILE_REGISTER_TOKENS * PAIR_BYTES, stack_room(ROOM_VECTORS)
         added_panels = panels + num_panels * panel_bytes
         added_bytes = MAX_ADDED_RANK * panel_rows * 4
         sums = x_sum if groups_per_block == 1 else x_half_sum

@@ -1,4 +1,4 @@
-"""The product of a matrix with one token, or with a few tokens if its weights are floats.
+"""The product of a matrix with one token, or with a few that each have the bits of one alone.
 
 Rows are read where they lie, once. Threads take them in chunks, so that each thread reads one
 sequential stream and a slow or interrupted thread simply takes fewer. Two rows of small blocks are

@@ -1,7 +1,7 @@
 """The product of a matrix with a few tokens: reads as many rows at once as a vector has lanes.
 
 Weight blocks are read where they lie. A group of rows, called a panel, is unpacked in registers,
-and a register tile holds its results for up to ``SKINNY_TOKENS`` tokens: unpacking a panel costs
+and a register tile holds its results for up to 8 tokens (``SKINNY_TILES``): unpacking a panel costs
 more than reading a row alone, but a further token costs little. Threads take rows in chunks, so
 each reads one sequential stream. Every output is summed in one fixed order.
 """

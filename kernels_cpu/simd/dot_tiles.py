@@ -50,7 +50,7 @@ def _has_sums_of_pairs(tier: Tier, is_wide: bool) -> bool:
     return tier.dot4 == "pairs" and not is_wide
 
 
-def _token_addresses(builder: Any, address: Any, stride: Any, num_tokens: int) -> list[Any]:
+def token_addresses(builder: Any, address: Any, stride: Any, num_tokens: int) -> list[Any]:
     """Where each token's row lies, from few registers: x86 adds one stride or two for nothing."""
     bases = [offset_by(builder, address, stride, t) for t in range(0, num_tokens, 3)]
     return [offset_by(builder, bases[t // 3], stride, t % 3) for t in range(num_tokens)]
@@ -65,12 +65,13 @@ def _addresses_in_loop(
     return [builder.add(base, steps[t % 3]) for t, base in enumerate(bases)]
 
 
-def _row_vectors(builder: Any, address: Any, vector: Any, count: int) -> list[Any]:
+def row_vectors(builder: Any, address: Any, vector: Any, count: int) -> list[Any]:
+    """So many vectors that lie behind each other."""
     num_bytes = vector.count * BITS[vector.element] // 8
     return [load_at(builder, address, vector, num_bytes * v) for v in range(count)]
 
 
-def _splat_word(builder: Any, address: Any, vector: Any) -> Any:
+def splat_word(builder: Any, address: Any, vector: Any) -> Any:
     """The word at an address, as often as it fits into a vector of this type."""
     lanes = vector.count * BITS[vector.element] // 32
     return builder.bitcast(splat(builder, load_at(builder, address, I32), lanes), vector)
@@ -93,8 +94,8 @@ def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
                 return value
             vector = llvm_vector(sums.kind, sums.lanes)
             factor = constant(sums.kind, [taken_off] * sums.lanes)
-            addresses = _token_addresses(b, args[1], args[2], tile.num_tokens)
-            words = [_splat_word(b, at, vector) for at in addresses]
+            addresses = token_addresses(b, args[1], args[2], tile.num_tokens)
+            words = [splat_word(b, at, vector) for at in addresses]
             if tier.dot4 == "unsigned":
                 # LLVM would else multiply before it repeats, which is a shuffle then, not a load.
                 words = [_unknown(b, word, "=v,0") for word in words]
@@ -117,7 +118,7 @@ def _add_products(
     is_wide: bool,
 ) -> Any:
     """A tile of sums plus products of vectors of weights with the tokens' words."""
-    tokens = [_splat_word(builder, at, weights[0].type) for at in addresses]
+    tokens = [splat_word(builder, at, weights[0].type) for at in addresses]
 
     def cell(v: int, t: int, old: Any) -> Any:
         if not _has_sums_of_pairs(tier, is_wide):
@@ -136,7 +137,7 @@ def _define_add_word(is_wide: bool) -> Callable[..., Any]:
 
         def codegen(ctx, b, sig, args):
             value, panel, x, stride, twice = args
-            weights = _row_vectors(b, panel, bytes_type, sums.num_vectors)
+            weights = row_vectors(b, panel, bytes_type, sums.num_vectors)
             addresses = _addresses_in_loop(b, x, stride, twice, sums.num_tokens)
             return _add_products(b, sums, value, weights, addresses, tier=tier, is_wide=is_wide)
 
@@ -152,7 +153,7 @@ def _define_add_weights(is_wide: bool) -> Callable[..., Any]:
 
         def codegen(ctx, b, sig, args):
             value, weights, x, stride = args
-            addresses = _token_addresses(b, x, stride, sums.num_tokens)
+            addresses = token_addresses(b, x, stride, sums.num_tokens)
             return _add_products(b, sums, value, [weights], addresses, tier=tier, is_wide=is_wide)
 
         return sums(sums, weights, types.int64, types.int64), codegen
@@ -297,16 +298,16 @@ def _define_scale_tile(has_minimum: bool) -> Callable[..., Any]:
 
         def codegen(ctx, b, sig, args):
             value, integers, scale, minimum, x_scale, scale_stride, x_sum, sum_stride = args
-            scales = _row_vectors(b, scale, vector, tile.num_vectors)
+            scales = row_vectors(b, scale, vector, tile.num_vectors)
             x_scales = [
-                _splat_word(b, at, vector)
-                for at in _token_addresses(b, x_scale, scale_stride, tile.num_tokens)
+                splat_word(b, at, vector)
+                for at in token_addresses(b, x_scale, scale_stride, tile.num_tokens)
             ]
             if has_minimum:
-                minimums = _row_vectors(b, minimum, vector, tile.num_vectors)
+                minimums = row_vectors(b, minimum, vector, tile.num_vectors)
                 x_sums = [
-                    _splat_word(b, at, vector)
-                    for at in _token_addresses(b, x_sum, sum_stride, tile.num_tokens)
+                    splat_word(b, at, vector)
+                    for at in token_addresses(b, x_sum, sum_stride, tile.num_tokens)
                 ]
 
             def cell(v: int, t: int, old: Any) -> Any:
