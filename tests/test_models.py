@@ -81,6 +81,12 @@ def test_an_absent_file_is_one_short_line(cache: Path, tmp_path: Path) -> None:
         names.resolve("nowhere/model.gguf")
 
 
+def test_the_home_of_nobody_is_no_error_of_its_own(cache: Path) -> None:
+    """A path in the home folder of a user whom there is not is told as one that is not there."""
+    with pytest.raises(ModelNotFoundError, match=r"~nobody-at-all/model\.gguf"):
+        names.resolve("~nobody-at-all/model.gguf")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and links in folders")
 def test_what_is_there_and_no_file_is_told_as_what_it_is(cache: Path, tmp_path: Path) -> None:
     """A pipe, as a shell gives for <(...), and a link whose end is gone are not called absent."""

@@ -53,7 +53,7 @@ def converted(
     Raises ModelNotFoundError, InvalidOptionError, and whatever the conversion raises.
     """
     type_name = find_recipe(type_name).name
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     path = (path if holds_checkpoint(path) else resolve(source)).resolve()
     name = path.name if path.is_dir() else path.stem
     state = _state_of(path)

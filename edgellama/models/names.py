@@ -64,7 +64,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     text = os.fspath(name_or_path)
     if not text:
         raise InvalidOptionError("the model is ''; allowed: a path or a name")
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if _is_file(path):
         if path.suffix in _WEIGHT_SUFFIXES:
             raise _not_converted(path, "is")

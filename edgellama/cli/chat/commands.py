@@ -6,6 +6,7 @@ conversation can do is the Python API's business.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -261,7 +262,7 @@ def _path(argument: str, command: str) -> Path:
             argument = argument[1:-1]
     if not argument:
         raise InvalidOptionError(f"{command} needs a file name, such as {command} talk.json")
-    return Path(argument).expanduser()
+    return Path(os.path.expanduser(argument))
 
 
 def _confirm(question: str) -> bool:

@@ -43,7 +43,7 @@ def make_task(
 
     with GGUFFile(path) as file:
         identity = model_identity(file)
-    is_path = Path(model).expanduser().exists()
+    is_path = Path(os.path.expanduser(model)).exists()
     return BatchTask(
         str(path.resolve()) if is_path else model,
         identity,

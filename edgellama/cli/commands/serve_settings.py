@@ -5,6 +5,7 @@ The values are checked by ``server.settings`` before anything is opened.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ def _paths(models: tuple[str, ...]) -> dict[str, Path]:
     found = {}
     for name in models:
         path = find_runnable(name, None)
-        is_path = Path(name).expanduser().exists()
+        is_path = Path(os.path.expanduser(name)).exists()
         found[path.stem if is_path else name] = path
     return found
 

@@ -5,6 +5,7 @@ Pulls what is missing when that is possible, and shows what loading has to tell.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def find_runnable(name: str | None, type_name: str | None) -> Path:
 
     ``type_name`` asks for it, and a folder with a checkpoint needs it.
     """
-    folder = None if name is None else Path(name).expanduser()
+    folder = None if name is None else Path(os.path.expanduser(name))
     if folder is None or not names.holds_checkpoint(folder):
         path = find_model(name)
         return path if type_name is None else _convert(path, type_name)
@@ -65,7 +66,7 @@ def name_everywhere(name: str | None, path: Path) -> str | Path:
     Caches of models lie where each machine's user has them.
     """
     wanted = name or well_known.STARTER_MODEL
-    if Path(wanted).expanduser().exists():
+    if Path(os.path.expanduser(wanted)).exists():
         return path
     try:
         return wanted if names.resolve(wanted) == path else path

@@ -5,6 +5,7 @@ Which names there are is known to ``text.named_templates``; a file is run in a s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +41,7 @@ def _chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> st
         for line in _lines():
             click.echo(line)
         ctx.exit()
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))
     if path.is_file():
         return _read(path)
     name = find_template(value)

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.weights.adapter import Adapter
@@ -82,7 +83,7 @@ class AdapterShelf:
         ModelNotFoundError, ModelFileError, UnsupportedModelError, and InvalidOptionError for a
         name that another adapter has.
         """
-        path = given_path("path", path).expanduser()
+        path = Path(os.path.expanduser(given_path("path", path)))
         name = path.stem if name is None else name
         if not isinstance(name, str) or not name:
             raise InvalidOptionError(f"name is {shown(name)}; allowed: any text but an empty one")
