@@ -2,7 +2,7 @@
 
 ``python benchmarks/together.py MODEL --texts 8`` opens the model both ways, and measures them by
 turns: medians are shown, and the median of each round's own ratio to one text that is not exact.
-Prompts are random tokens, and nothing ends a text early.
+Prompts are random tokens, nothing ends a text early, and no tokens are guessed.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def main() -> None:
                     num_threads=options.threads,
                     context_length=PROMPT_TOKENS + options.tokens + 1,
                     cache_limit=0,
+                    speculation=False,
                 )
             )
             for exact in MARKS
