@@ -95,6 +95,12 @@ async def use(shelf: ModelShelf, name: str, keep_alive_s: float | None = None) -
         pass
 
 
+async def a_while() -> None:
+    """Let everything go on that can."""
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+
+
 async def until(is_so: Callable[[], object]) -> None:
     """Wait for what a test expects."""
 
@@ -193,8 +199,7 @@ def test_a_model_that_is_being_closed_makes_room(machine: Machine, is_asked: boo
         await until(lambda: not shelf.loaded)
         second = asyncio.create_task(use(shelf, "second"))
         await until(lambda: "second.gguf" in machine.predicted)
-        for _ in range(10):
-            await asyncio.sleep(0.001)
+        await a_while()
         assert not second.done()
         machine.may_close.set()
         await asyncio.gather(second, unloading)
@@ -216,8 +221,7 @@ def test_no_other_model_goes_while_one_is_being_closed(machine: Machine) -> None
         await until(lambda: "second" not in shelf.loaded)
         third = asyncio.create_task(use(shelf, "third"))
         await until(lambda: "third.gguf" in machine.predicted)
-        for _ in range(10):
-            await asyncio.sleep(0.001)
+        await a_while()
         machine.may_close.set()
         await third
         assert list(shelf.loaded) == ["first", "third"]

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from edgellama.kernels_cpu.layouts import GEMM_TOKENS, PANEL_VECTORS, TILE_REGISTER_TOKENS
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.simd.arithmetic import multiply_add
-from edgellama.kernels_cpu.simd.dot_tiles import row_vectors, splat_word, token_addresses
+from edgellama.kernels_cpu.simd.dot_tiles import row_vectors, splat_word, taken_off, token_addresses
 from edgellama.kernels_cpu.simd.tiles import Tile, tile_zeros
 from edgellama.kernels_cpu.simd.vectors import (
     I8,
@@ -31,7 +31,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     pointer,
     tier_of,
 )
-from edgellama.kernels_cpu.simd.weight_bytes import bias_of
 
 ROW_BYTES = 64
 """Of a row of a tile register, at most."""
@@ -83,12 +82,12 @@ def define_as_panel_bytes(centre: int, is_wide: bool) -> Callable[..., Any]:
     @intrinsic
     def as_panel_bytes(typingctx, quants):
         tier = tier_of(typingctx)
-        taken_off = bias_of(tier) if is_wide else centre
+        subtracted = taken_off(tier, centre, is_wide=is_wide)
 
         def codegen(ctx, b, sig, args):
             if not tier.has_byte_tiles:
                 return args[0]
-            return b.sub(args[0], constant("i8", [taken_off] * quants.lanes))
+            return b.sub(args[0], constant("i8", [subtracted] * quants.lanes))
 
         return quants(quants), codegen
 

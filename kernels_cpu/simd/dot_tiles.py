@@ -2,7 +2,7 @@
 
 The sums are exact integers. They start at minus ``centre`` times the sum of the activations, which
 subtracts ``centre`` from every weight. On tiers that add byte products in pairs, sums have 16 bits
-modulo 2**16 over the whole group, so only the final sum of a lane must fit; ``BlockCode`` ensures
+modulo 2**16 over the whole group, so only the final sum of a lane must fit; ``PanelCode`` ensures
 that. Sums of eight-bit weights have 32 bits on every tier.
 """
 
@@ -77,6 +77,11 @@ def splat_word(builder: Any, address: Any, vector: Any) -> Any:
     return builder.bitcast(splat(builder, load_at(builder, address, I32), lanes), vector)
 
 
+def taken_off(tier: Tier, centre: int, *, is_wide: bool) -> int:
+    """What products subtract from every quant on a tier: the format's ``centre``, or the bias."""
+    return bias_of(tier) if is_wide else centre
+
+
 def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
     """An intrinsic: integer sums in the shape of ``tile``, as ``starts`` has them of each token."""
 
@@ -86,14 +91,14 @@ def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
         sums = Tile("i32", tile.lanes, *shape)
         if _has_sums_of_pairs(tier, is_wide):
             sums = Tile("i16", 2 * tile.lanes, *shape)
-        taken_off = bias_of(tier) if is_wide else centre
+        subtracted = taken_off(tier, centre, is_wide=is_wide)
 
         def codegen(ctx, b, sig, args):
             value = tile_zeros(sums)
-            if not taken_off:
+            if not subtracted:
                 return value
             vector = llvm_vector(sums.kind, sums.lanes)
-            factor = constant(sums.kind, [taken_off] * sums.lanes)
+            factor = constant(sums.kind, [subtracted] * sums.lanes)
             addresses = token_addresses(b, args[1], args[2], tile.num_tokens)
             words = [splat_word(b, at, vector) for at in addresses]
             if tier.dot4 == "unsigned":

@@ -114,14 +114,18 @@ class Catalogue:
 
     def named(self, name: str) -> ServedModel:
         """The model that has exactly this name; RequestError (404) if there is none any more."""
-        model = self._given.get(name) or self.models().get(name)
+        model = self._now(name)
         if model is None:
             raise _unknown(name, self.models())
         return model
 
     def holds(self, model: ServedModel) -> bool:
         """Whether its name still means the file that it meant when the model was found."""
-        return model is (self._given.get(model.name) or self.models().get(model.name))
+        return model is self._now(model.name)
+
+    def _now(self, name: str) -> ServedModel | None:
+        """What a name means now; the cache's folder is looked into only for what was not given."""
+        return self._given.get(name) or self.models().get(name)
 
     def _among(self, models: Mapping[str, ServedModel], name: str | None) -> ServedModel | None:
         """The model of a name, or the first one."""
