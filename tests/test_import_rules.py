@@ -164,7 +164,8 @@ ALLOWED: dict[str, set[str]] = {
 FLOORS = {
     "edgellama.cli": ("application", "commands", "chat", "inputs", "options", "output", ""),
     "edgellama.server": (
-        *("", "answers", "models", "stores", "connections", "fields", "settings", "errors"),
+        *("", "llama_cpp", "judging", "ollama", "openai", "anthropic", "browser"),
+        *("answers", "models", "stores", "connections", "fields", "settings", "errors"),
     ),
 }
 """Folders and files of a room from the top down; the empty name is all that has no other."""

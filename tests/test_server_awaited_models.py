@@ -18,11 +18,11 @@ from starlette.responses import Response
 from edgellama.models.library import StoredModel
 from edgellama.server.answers.state import ServerState
 from edgellama.server.errors import RequestError
-from edgellama.server.llama_cpp_state import props
+from edgellama.server.llama_cpp.state import props
 from edgellama.server.models import catalogue
 from edgellama.server.models.catalogue import Catalogue, ServedModel
 from edgellama.server.models.model_shelf import ModelShelf
-from edgellama.server.ollama_routes import chat, generate
+from edgellama.server.ollama.routes import chat, generate
 from edgellama.server.settings import ServerSettings
 
 TIMEOUT_S = 60.0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.llama import Llama
-from edgellama.server.fields.gap_texts import SNIPPET, LineLimits
+from edgellama.server.llama_cpp.gaps import SNIPPET, LineLimits
 from edgellama.server.settings import ServerSettings
 
 CONTEXT = 256

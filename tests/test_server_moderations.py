@@ -13,7 +13,7 @@ from server_harness import RunningServer, running_server
 
 from edgellama.generation.judging.moderation import Moderation
 from edgellama.llama import Llama
-from edgellama.server.moderations import MEANINGS, OPENAI_CATEGORIES, _letters, _result
+from edgellama.server.judging.moderations import MEANINGS, OPENAI_CATEGORIES, _letters, _result
 from edgellama.server.settings import ServerSettings
 from edgellama.text.guard_prompts import VERSIONS, SafetyCategory
 

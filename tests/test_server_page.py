@@ -21,10 +21,10 @@ from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.chat.conversation import Conversation
 from edgellama.generation.results import Chunk
-from edgellama.server import page_chat
 from edgellama.server.answers.events import Piece
-from edgellama.server.page_chat import ChatFields, ReplyWriter, new_turn
-from edgellama.server.page_files import FOLDER, TYPES, page_files
+from edgellama.server.browser import chat as page_chat
+from edgellama.server.browser.chat import ChatFields, ReplyWriter, new_turn
+from edgellama.server.browser.files import FOLDER, TYPES, page_files
 from edgellama.server.settings import ServerSettings
 from edgellama.server.stores import page_conversations
 from edgellama.server.stores.page_conversations import conversation_file, whole
@@ -110,7 +110,7 @@ def test_vendored_libraries_have_their_licences() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("../page_files.py", "..%2fpage_files.py", "%2e%2e/security.py", "/etc/passwd", "", "."),
+        *("../security.py", "..%2fsecurity.py", "%2e%2e/security.py", "/etc/passwd", "", "."),
         *("vendor", "vendor/", "vendor/../app.js", "app.js%00", "app.js/", "APP.JS", "index.html"),
         *("..\\security.py", "%5c..%5csecurity.py", "vendor%2fmarked.js%2f..%2f..", "__init__.py"),
     ],

@@ -17,8 +17,8 @@ from edgellama.models.made import NO_PRESET
 from edgellama.server.answers.events import Ended, Piece
 from edgellama.server.fields.log_probabilities import text_logprobs
 from edgellama.server.fields.thinking import ThinkingWish, thinking_wish
-from edgellama.server.openai_responses import ResponseObject, ResponseRequest
-from edgellama.server.response_stream import ResponseStream
+from edgellama.server.openai.response_stream import ResponseStream
+from edgellama.server.openai.responses import ResponseObject, ResponseRequest
 from edgellama.server.settings import Limits, ServerSettings
 
 ASKED = [{"role": "user", "content": "What is 2 + 2?"}]

@@ -1,7 +1,8 @@
-"""A server for the protocols of OpenAI, Ollama and Anthropic; needs the extra ``server``.
+"""A server for several protocols over HTTP; needs the extra ``server``.
 
-``run`` is its life, ``application`` its routes. The files of a protocol begin with its name, and
-share what is in ``fields``, ``answers``, ``models``, ``stores`` and ``connections``.
+``run`` starts and ends it, ``application`` has the routes. The protocols of OpenAI, Ollama,
+Anthropic and llama.cpp have a room each, and so has the chat page (``browser``). They share what is
+in ``judging``, ``fields``, ``answers``, ``models``, ``stores`` and ``connections``.
 """
 
 import shlex

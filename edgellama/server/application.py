@@ -1,6 +1,6 @@
-"""The routes, and what every request passes through; each protocol has a module of its own.
+"""The routes of all protocols, and what every request passes through.
 
-Sockets and signals are left to ``run``.
+``run`` handles sockets and signals.
 """
 
 from __future__ import annotations
@@ -20,27 +20,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgellama.quant.error_text import nearest
-from edgellama.server import (
-    anthropic_routes,
-    embeddings,
-    llama_cpp_routes,
-    llama_cpp_state,
-    lm_studio_routes,
-    moderations,
-    ollama_manage,
-    ollama_routes,
-    openai_routes,
-    page_routes,
-    plain_routes,
-    reranking,
-    response_routes,
-    token_routes,
-)
+from edgellama.server import lm_studio_routes, plain_routes
 from edgellama.server.answers.routing import Endpoint
 from edgellama.server.answers.state import ServerState
+from edgellama.server.anthropic import routes as anthropic
+from edgellama.server.browser import routes as browser
+from edgellama.server.browser.files import FILES_PATH
 from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError, as_request_error, error_shape, too_busy
-from edgellama.server.page_files import FILES_PATH
+from edgellama.server.judging import embeddings, moderations, reranking
+from edgellama.server.llama_cpp import routes as llama_cpp
+from edgellama.server.llama_cpp import state as llama_cpp_state
+from edgellama.server.llama_cpp import tokens as llama_cpp_tokens
+from edgellama.server.ollama import manage as ollama_manage
+from edgellama.server.ollama import routes as ollama
+from edgellama.server.openai import response_routes as openai_responses
+from edgellama.server.openai import routes as openai
 from edgellama.server.security import Guard
 from edgellama.server.settings import ServerSettings
 
@@ -62,22 +57,22 @@ def make_application(settings: ServerSettings) -> ASGIApp:
             await app.state.server.close()
 
     tables = [
-        openai_routes.ROUTES,
-        response_routes.ROUTES,
+        openai.ROUTES,
+        openai_responses.ROUTES,
         embeddings.ROUTES,
         reranking.ROUTES,
         moderations.ROUTES,
-        ollama_routes.ROUTES,
+        ollama.ROUTES,
         ollama_manage.ROUTES,
-        anthropic_routes.ROUTES,
-        llama_cpp_routes.ROUTES,
+        anthropic.ROUTES,
+        llama_cpp.ROUTES,
         llama_cpp_state.ROUTES,
+        llama_cpp_tokens.ROUTES,
         lm_studio_routes.ROUTES,
-        token_routes.ROUTES,
         plain_routes.ROUTES,
     ]
     if settings.with_page:
-        tables.append(page_routes.ROUTES)
+        tables.append(browser.ROUTES)
     routes = [
         Route(path, _told(endpoint), methods=list(methods))
         for table in tables

@@ -1,4 +1,4 @@
-"""From what went wrong to what a client is told: a status, a text, and a shape per protocol.
+"""Turns errors into what a client is told: a status, a text, and a shape for each protocol.
 
 No text names a file of this machine, and none has a traceback. Logs have both.
 """

@@ -1,6 +1,7 @@
 """LM Studio's own protocol beside OpenAI's: what each model is, under ``/api/v0`` and ``/api/v1``.
 
-Editors and agents (Zed, Cline) look there for models and their contexts; texts are OpenAI's.
+Editors and agents (Zed, Cline) look there for models and their contexts. Texts go the way of
+OpenAI's.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from starlette.responses import Response
 
 from edgellama.server.answers.routing import Routes, state_of
 from edgellama.server.connections.wire import json_response
-from edgellama.server.embeddings import openai_embeddings
-from edgellama.server.ollama_routes import parameter_count
-from edgellama.server.openai_routes import chat_completions, completions
+from edgellama.server.judging.embeddings import openai_embeddings
+from edgellama.server.ollama.routes import parameter_count
+from edgellama.server.openai.routes import chat_completions, completions
 
 if TYPE_CHECKING:
     from edgellama.server.answers.state import ServerState

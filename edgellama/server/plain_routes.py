@@ -1,6 +1,6 @@
-"""Endpoints of no protocol: health and figures.
+"""Endpoints of no protocol: health and metrics.
 
-``metrics`` and ``state`` know what is counted.
+``metrics`` and ``state`` do the counting.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A server's life: sockets, signals, what ends it, and that nothing is lost at the end.
+"""Starts and ends a server: sockets, signals, and what may still finish.
 
-Answers that run when it is told to end may finish for a while; what does not is told why.
+When a server is told to end, its answers may run on for a while. The rest are stopped, and their
+clients are told why.
 """
 
 from __future__ import annotations

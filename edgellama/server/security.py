@@ -1,8 +1,8 @@
-"""Who may call at all: checked before anything of a request's body is read.
+"""Who may call the server at all: checked before anything of a request's body is read.
 
 A page in a browser must not reach this server by another name (DNS rebinding) or from another
-origin (CSRF), unless it is on the list. Then comes the key, if there is one. Pages are never
-given credentials: they send the key themselves.
+origin (CSRF), unless the origin is on the list. Then the key is checked, if there is one. Pages
+are never given credentials: they send the key themselves.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from edgellama.server.browser.files import FILES_PATH
 from edgellama.server.connections.connections import CROWDED
 from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError, error_shape, too_busy
-from edgellama.server.page_files import FILES_PATH
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

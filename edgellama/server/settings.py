@@ -1,7 +1,6 @@
-"""What a server is started with: plain values, checked when they are put together.
+"""The settings that a server is started with: plain values, checked when they are put together.
 
-Where they come from is the command line's business, what they do that of the modules that take
-them.
+The command line reads them; each module obeys its own.
 """
 
 from __future__ import annotations

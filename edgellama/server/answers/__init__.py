@@ -1,5 +1,5 @@
-"""Whose turn it is, threads that make texts, and how these come to clients as they grow.
+"""The texts of an answer: whose turn it is, which threads make them, how they come to the client.
 
-``answers`` makes what a ``wish`` asks for and says so in ``events``, which ``streaming`` sends.
-``turns`` is for work that is no text, and ``state`` is what all requests share.
+``answers`` makes what a ``wish`` asks for and reports in ``events``, which ``streaming`` sends.
+``turns`` runs work that is no text. ``state`` is what all requests share.
 """

@@ -1,7 +1,7 @@
 """The texts of one request: made by threads, read in the event loop as they come.
 
-An answer waits for its model and its turn, has a thread for each of its texts, and hands on
-pieces, results and what went wrong. What texts are of, and how they are sent, is left to others.
+An answer waits for its model and its turn. It has a thread for each of its texts, and hands on
+pieces, results and errors. ``text_openers`` begins the texts, ``streaming`` sends them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the threads of an answer say while they make its texts, as plain values.
+"""What the threads of an answer report while they make its texts, as plain values.
 
-``streaming`` and the protocols know who reads it, and what bytes it becomes.
+``streaming`` and the protocols turn them into bytes.
 """
 
 from __future__ import annotations

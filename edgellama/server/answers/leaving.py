@@ -1,7 +1,7 @@
-"""How work that runs in a thread learns that nobody waits for it any more.
+"""How work in a thread learns that nobody waits for it any more.
 
-A thread cannot be stopped from outside, so it looks between two steps. Who notices that a client
-has left is ``turns``.
+A thread cannot be stopped from outside, so it looks between two steps. ``turns`` notices that a
+client has left.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What threads have to say to one reader in the event loop, at the least cost for both.
+"""Carries items from threads to one reader in the event loop, at the least cost for both.
 
-A thread wakes the loop once for all that waits there; the reader takes all of it at once, or lets
+A thread wakes the loop once for all items that wait. The reader takes all of them at once, or lets
 somebody else take items in the thread that brings them.
 """
 

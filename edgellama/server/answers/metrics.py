@@ -1,6 +1,6 @@
 """Counters and gauges as Prometheus reads them; plain text needs no library.
 
-Who counts is ``answers`` and ``application``; the path is ``plain_routes``'.
+``answers`` and ``application`` count, ``plain_routes`` has the path.
 """
 
 from __future__ import annotations

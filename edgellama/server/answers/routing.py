@@ -1,6 +1,6 @@
-"""What modules of routes share: the table's form, and the way from a request to the server.
+"""What all modules of routes share: the form of their table, and a request's way to the server.
 
-The modules of each protocol know which paths there are.
+The modules of each protocol know their paths.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What all requests of a server share: settings, models, the queue, threads, counts.
 
-Its own module knows what each of them does.
+The module of each of these knows what it does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Answers on their way to clients: as streams, or whole once all texts have ended.
+"""Sends answers to clients: as streams, or whole once all texts have ended.
 
-Streams say on a timer that they live. A client that leaves ends its work. The protocols decide what
-goes into an answer.
+A stream shows by a timer that it is alive. A client that leaves ends its work. The protocols decide
+what an answer contains.
 """
 
 from __future__ import annotations

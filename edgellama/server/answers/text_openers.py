@@ -1,6 +1,6 @@
-"""How texts begin: a reply to messages, or what follows a prompt; run by an answer's threads.
+"""How a text begins: as a reply to messages, or as what follows a prompt.
 
-A reply that a client has begun itself (the last message is the assistant's) is gone on with.
+The threads of an answer run it. If the last message is the assistant's, the reply continues it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who may make a text now, and who waits: first come, first served, up to a limit.
+"""The queue for making texts: first come, first served, up to a limit.
 
-It lives in the event loop and knows nothing of what is done with a place.
+It belongs to the event loop, and does not know what is done with a place.
 """
 
 from __future__ import annotations

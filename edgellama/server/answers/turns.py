@@ -1,7 +1,7 @@
 """Work that is no text, such as embeddings: it waits for its turn as texts do.
 
-It runs in a thread, and ends early where its client leaves. The endpoint that asks knows what it
-computes.
+It runs in a thread, and ends early if its client leaves. The endpoint that asks for it knows what
+it computes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a request asks for, as an answer is told it: texts of a model, and how each is begun.
+"""What a request asks for, in terms of an answer: texts of a model, and how each begins.
 
-Its protocol knows which fields of a request say so.
+The protocol of the request knows which fields say so.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Sockets, bytes in and out, and the process that a server was started by.
+"""Sockets, bytes in and out, and the process that started a server.
 
-``wire`` reads bodies and writes answers, ``connections`` and ``short_way`` are uvicorn's
-connections with what texts need besides.
+``wire`` reads bodies and writes answers. ``connections`` and ``short_way`` extend uvicorn's
+connections by what texts need.
 """

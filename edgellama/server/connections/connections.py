@@ -1,10 +1,10 @@
-"""Connections as uvicorn has them, with four things more.
+"""uvicorn's connections, with four additions.
 
-Those that say nothing, or say it byte by byte, are closed (slow loris): uvicorn limits how long a
-connection may be idle between requests; this adds how long the head of a request may take, and how
-long a client may take nothing of its answer. Bodies have a limit of their own in wire. Requests of
-too many connections are marked, so that they are refused in their protocol's words; what is no HTTP
-is told so in JSON, too. And the pieces of a stream have a short way to the client.
+A connection is closed if its request comes too slowly (slow loris) or if its client takes nothing
+of the answer for too long; uvicorn only limits how long a connection may be idle between requests.
+Requests of too many connections are marked, so that they are refused in their protocol's words.
+Bytes that are no HTTP are answered in JSON. The pieces of a stream take a short way to the client.
+``wire`` limits the size of bodies.
 """
 
 from __future__ import annotations

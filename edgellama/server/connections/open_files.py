@@ -1,6 +1,6 @@
-"""How many connections there is room for: each is an open file, and systems allow so many of them.
+"""How many connections there is room for: each is an open file, and systems limit their number.
 
-The connections decide what happens to connections beyond that.
+``connections`` decides what happens to connections beyond that.
 """
 
 from __future__ import annotations

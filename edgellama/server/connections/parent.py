@@ -1,7 +1,6 @@
-"""The end of another process, waited for without asking again and again where the system can.
+"""Waits for the end of another process, without polling where the system allows it.
 
-``--parent-pid`` needs it: a server ends with the program that started it. ``run`` knows how it
-ends.
+``--parent-pid`` needs it: a server ends with the program that started it. ``run`` ends the server.
 """
 
 from __future__ import annotations

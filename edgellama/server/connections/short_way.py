@@ -1,7 +1,7 @@
 """The short way of a stream's pieces: from the thread that makes them straight to the socket.
 
-Through the event loop a piece takes several times as long, on the very cores that compute the next
-token. The loop writes all else, and whatever a slow client does not take at once.
+Through the event loop, a piece takes several times as long, on the very cores that compute the next
+token. The loop writes everything else, and what a slow client does not take at once.
 """
 
 from __future__ import annotations

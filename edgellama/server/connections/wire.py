@@ -1,6 +1,6 @@
-"""Bytes in and out: a request's body as JSON within limits, answers as JSON, events and lines.
+"""Reads a request's body as JSON within limits; writes answers as JSON, events and lines.
 
-Answers that come piece by piece are streaming's business.
+``streaming`` sends answers that come piece by piece.
 """
 
 from __future__ import annotations

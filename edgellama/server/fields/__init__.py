@@ -1,5 +1,5 @@
-"""What requests may say, in each protocol, and the options of a text that it becomes.
+"""The fields of requests in each protocol, and the options of a text that they become.
 
-``fields`` splits a body into a protocol's own fields and a text's options; the others each know one
-kind of field. Endpoints are left to the routes.
+``fields`` divides a body into a protocol's own fields and a text's options. Each of the other
+modules knows one kind of field. The routes know the endpoints.
 """

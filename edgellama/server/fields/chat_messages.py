@@ -1,8 +1,8 @@
-"""Messages as clients send them, put into the form and order that chat templates take.
+"""Brings the messages of clients into the form and order that chat templates accept.
 
-Templates raise at roles that they do not know, and many at a system message that is not the first.
-So ``developer`` is another word for system, and system messages stand behind a reply only where a
-template shows them there; else they are joined in front.
+Templates raise errors at roles that they do not know, and many at a system message that is not the
+first. So ``developer`` counts as system. A system message stays behind a reply only if the template
+shows it there; otherwise all are joined at the beginning.
 """
 
 from __future__ import annotations

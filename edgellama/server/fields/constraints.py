@@ -1,7 +1,7 @@
-"""What a reply must look like, as each protocol says it, as options of a text.
+"""The required form of a reply, as each protocol names it, as options of a text.
 
-Whether a schema can be kept is known to the library; what it cannot keep is an error before the
-first token.
+The library decides whether a schema can be kept to. If not, it raises an error before the first
+token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Times as people and Ollama's clients write them: 30s, 5m, 1h30m, or seconds as a number.
+"""Durations as people and Ollama's clients write them: 30s, 5m, 1h30m, or seconds as a number.
 
-Negative ones are for ever, as Ollama has it. What a time is for is left to who reads it.
+A negative one means for ever, as in Ollama. The callers know what a duration is for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A request's fields: those of its protocol, those of the text, and those that are refused.
+"""Sorts a request's fields: those of its protocol, those of the text, and those that are refused.
 
-What no text could obey is an error that names it; nothing is dropped but what has no influence on
-a text, and that is listed.
+A field that no text could obey gives an error that names it. Only fields without influence on a
+text are ignored, and those are listed here.
 """
 
 from __future__ import annotations

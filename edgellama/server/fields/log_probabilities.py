@@ -1,6 +1,6 @@
-"""Log-probabilities as each protocol writes them.
+"""Writes log-probabilities as each protocol has them.
 
-The numbers are the generation's, ``generation.decoding.logprobs``.
+``generation.decoding.logprobs`` computes the numbers.
 """
 
 from __future__ import annotations

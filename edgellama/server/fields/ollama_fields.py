@@ -1,6 +1,6 @@
-"""Requests in Ollama's protocol, checked, as what a text is told.
+"""Checks requests in Ollama's protocol, and turns them into options of a text.
 
-The paths are left to ``ollama_routes``, answers to ``ollama_texts``.
+``ollama.routes`` has the paths, ``ollama.texts`` writes the answers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a model that was made of another adds to requests for it, as far as they do not say it.
+"""What a model that was made from another adds to requests, where they do not say it themselves.
 
-Options and messages alone; how such a model is made and kept is known to ``models.made``.
+Only options and messages are added. ``models.made`` knows how such a model is made and kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Whether a model is to think before it answers, in each protocol's words, and who is told of it.
+"""Whether a model should think before it answers, in each protocol's words, and who sees that.
 
-The types of these fields are checked by ``fields``; what a model that cannot think makes of them is
-known to the library: nothing.
+``fields`` checks the types of these fields. For a model that cannot think they change nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Tools as each protocol names and chooses them, and the calls that come of them.
+"""Tools as each protocol names and chooses them, and the calls that a model makes of them.
 
-What a tool may be is checked by the library; here only words are translated.
+This module only translates; the library checks the tools.
 """
 
 from __future__ import annotations

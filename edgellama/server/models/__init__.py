@@ -1,5 +1,5 @@
-"""The models that requests may name, which of them are loaded, and downloads of others.
+"""The models that requests may name, those that are loaded, and downloads of others.
 
-``catalogue`` knows the names, ``model_shelf`` loads and unloads, ``jobs`` are long work that
+``catalogue`` knows the names, ``model_shelf`` loads and unloads, ``jobs`` run long work that
 several clients may wait for.
 """

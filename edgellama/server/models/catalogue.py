@@ -1,6 +1,6 @@
 """The models that requests may name: those that the server was given, and those of the cache.
 
-A name is looked up among these and never taken for a path. Loading is left to model_shelf.
+A name is looked up among these, and never used as a path. ``model_shelf`` loads the models.
 """
 
 from __future__ import annotations

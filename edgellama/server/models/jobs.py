@@ -1,6 +1,6 @@
-"""Long work for those who wait for it: downloads, models that are made. And how far it is.
+"""Long work that several clients may wait for, such as downloads, with its progress.
 
-Several may wait for the same work, which ends when the last of them has left.
+A job ends early when the last client that waits for it has left.
 """
 
 from __future__ import annotations

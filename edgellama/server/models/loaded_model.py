@@ -1,4 +1,7 @@
-"""A model on the shelf: how many use it, and how long it stays when nobody does."""
+"""A loaded model: how many requests use it, and how long it stays when none does.
+
+``model_shelf`` loads and closes it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who waits for models that cannot be used at once: models in order of arrival, one after another.
+"""The line of requests that wait for a model that cannot be used at once, in order of arrival.
 
-All who wait for a model get it together, so that it is not unloaded and loaded again between two of
-them. How a model is brought is left to the shelf.
+All who wait for the same model get it together, so that it is not unloaded and loaded again between
+two of them. ``model_shelf`` loads the model.
 """
 
 from __future__ import annotations

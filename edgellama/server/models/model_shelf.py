@@ -1,8 +1,7 @@
-"""Models that are loaded when they are asked for, and let go of when nobody does.
+"""Loads models when requests ask for them, and unloads them when none does.
 
-Whether one fits is known before it is loaded: its footprint is predicted from its header, and
-models without work make room for it. Names are the catalogue's business, the order of those who
-wait is ``model_line``'s.
+A model's footprint is predicted from its header before it is loaded, and models without work make
+room for it. ``catalogue`` knows the names, ``model_line`` the order of those who wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is kept for later requests, in files of SQLite, each with a thread of its own.
+"""What is kept for later requests, in SQLite files, each with a thread of its own.
 
-``sqlite_file`` is the file; responses and the page's conversations each have one.
+``sqlite_file`` is the file. Responses and the page's conversations each have one.
 """

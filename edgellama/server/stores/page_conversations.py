@@ -1,7 +1,8 @@
-"""Conversations of the page, in a SQLite file of the user's beside that of the responses.
+"""The page's conversations, in a SQLite file of the user's beside that of the responses.
 
-Messages form a tree: an edited or repeated one is a sibling of the first, and a conversation knows
-which leaf is shown. All here but the file itself are functions of an open connection.
+Messages form a tree: an edited or repeated message is a sibling of the first one, and a
+conversation knows which leaf is shown. Everything here except the file itself is a function of an
+open connection.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Responses that later requests go on from, in a SQLite file of the user's.
+"""Responses that later requests continue, in a SQLite file of the user's.
 
-A row has all messages up to its own reply, so that going on needs one row alone. Old rows go, and
-the oldest where all together take too much.
+A row holds all messages up to its own reply, so a request needs one row alone. Old rows are
+deleted, and the oldest ones if all together take too much.
 """
 
 from __future__ import annotations

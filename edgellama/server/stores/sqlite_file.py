@@ -1,6 +1,6 @@
-"""A SQLite file of the user's, with one thread that does all work with it in the order of asking.
+"""A SQLite file of the user's, with one thread that does all work on it in order of arrival.
 
-What the file cannot do is told in words: a full disk, no right to write, damage.
+Errors of the file are explained in words: a full disk, no permission to write, damage.
 """
 
 from __future__ import annotations
