@@ -18,9 +18,12 @@ from edgellama.quant.records import dataclass
 from edgellama.quant.rope_config import RopeConfig, read_rope
 from edgellama.quant.ways import Way
 
-ARCHITECTURES = ("llama", "smollm3", "internlm2", "xverse", "ernie4_5")
+ARCHITECTURES = ("llama", "mistral3", "smollm3", "internlm2", "xverse", "ernie4_5")
 """Those of GGUF whose models are Llamas, but for layers without positions."""
-CONVERTIBLE = ("qwen2", "phi3", "exaone", "granite", "minicpm")
+CONVERTIBLE = (
+    *("qwen2", "qwen2vl", "qwen", "phi3", "exaone", "seed_oss", "pangu-embedded"),
+    *("chatglm", "baichuan", "granite", "minicpm"),
+)
 """Those that become a Llama's file without being quantized again."""
 UNROTATED_STEPS = MappingProxyType({"smollm3": 4})
 EMBEDDING = "token_embd.weight"
@@ -163,6 +166,9 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
     if rope.scaling == "dynamic":
         # The file tells programs that do not know the scaling how far they get without.
         context_length = int(context_length * rope.factor)
+    if keys.number("attention.temperature_scale", 0.0):
+        # Ministral 3 sharpens attention from the second stretch of the original length on.
+        context_length = min(context_length, rope.original_context_length)
     return ModelConfig(
         vocab_size=keys.integer("vocab_size") if embedding_rows is None else embedding_rows,
         context_length=context_length,

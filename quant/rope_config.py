@@ -5,6 +5,8 @@ The angles that follow are the engine's, a user's own choice is ``rope_choice``'
 
 from __future__ import annotations
 
+import math
+
 from edgellama.quant.config_keys import MAX_SIZE, ConfigKeys
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.records import dataclass
@@ -14,6 +16,9 @@ FILE_SCALINGS = ("none", "linear", "yarn")
 """What GGUF's own key may say; dynamic scaling has a key of ours, which others pass over."""
 DYNAMIC_FACTOR_KEY = "edgellama.rope.dynamic_factor"
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
+YARN_GROWTH = 0.1
+"""What queries and keys grow by with the logarithm of YaRN's factor."""
+LOG_MULTIPLIER = "rope.scaling.yarn_log_multiplier"
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ def read_rope(keys: ConfigKeys, head_size: int, context_length: int) -> RopeConf
         scaling=scaling,
         factor=factor,
         attention_factor=keys.number("rope.scaling.attn_factor", 1.0)
-        * keys.number("rope.scaling.yarn_attn_factor", 1.0),
+        * keys.number("rope.scaling.yarn_attn_factor", 1.0)
+        / (_divisor(keys, factor) if scaling == "yarn" else 1.0),
         original_context_length=keys.integer(
             "rope.scaling.original_context_length", context_length
         ),
@@ -116,6 +122,17 @@ def read_rope(keys: ConfigKeys, head_size: int, context_length: int) -> RopeConf
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW),
         extrapolation=_extrapolation(keys),
     )
+
+
+def _divisor(keys: ConfigKeys, factor: float) -> float:
+    """What YaRN's growth of queries and keys is divided by, which Ministral 3 does without it."""
+    multiplier = keys.number(LOG_MULTIPLIER, 0.0)
+    divisor = 1 + YARN_GROWTH * multiplier * math.log(factor) if factor > 1 else 1.0
+    if not 0 < divisor < MAX_SIZE:
+        raise ModelFileError(
+            f"metadata {keys.architecture}.{LOG_MULTIPLIER} is {multiplier}; it must be from 0"
+        )
+    return divisor
 
 
 def _extrapolation(keys: ConfigKeys) -> float:

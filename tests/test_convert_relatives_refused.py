@@ -182,9 +182,9 @@ DAMAGE: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
         "baichuan2",
         lambda w: w["lm_head.weight"].__setitem__((3, 4), np.nan),
     ),
-    "gate_up_proj.bias is of no Llama": (
+    "gate_up_proj.bias' has shape 95; needed: 96 rows, of gate_proj, up_proj": (
         "glm",
-        lambda w: w.update({"model.layers.0.mlp.gate_up_proj.bias": np.ones(96, np.float16)}),
+        lambda w: w.update({"model.layers.0.mlp.gate_up_proj.bias": np.ones(95, np.float16)}),
     ),
 }
 

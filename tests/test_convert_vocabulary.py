@@ -161,6 +161,23 @@ def test_reserved_tokens(scaled: bool, special: tuple[str, ...], tmp_path: Path)
     assert set(found.types[316:]) == {3}
 
 
+def test_the_first_qwen(tmp_path: Path) -> None:
+    """Its file is tiktoken's, with tokens of its own behind, and no text begins with one."""
+    (tmp_path / "qwen.tiktoken").write_bytes(tokenizers.tiktoken_model())
+    found = vocabulary(tmp_path, 316 + 210)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|extra_0|>"]
+    assert found.tokens[316:320] == special
+    assert found.tokens[-3:] == ["<|extra_204|>", "[PAD524]", "[PAD525]"]
+    assert found.special_ids == {"eos": 316, "eot": 318}
+    assert (found.pre, found.settings["add_bos_token"]) == ("qwen2", False)
+    assert (
+        found.merges
+        == tiktoken_vocabulary(
+            tmp_path / "qwen.tiktoken", 316 + 256, None, scaled_positions=True
+        ).merges
+    )
+
+
 def test_real_sentencepiece() -> None:
     """A real model's pieces, scores and types are those that the library gives, and so its ids."""
     path = fetch(MISTRAL_V1)

@@ -16,6 +16,7 @@ from reference.tiny_vocabulary import TinyVocabulary
 
 from edgellama.convert import convert, metadata
 from edgellama.convert.adapter.lora_base import find_base
+from edgellama.convert.model import gguf_relatives
 from edgellama.convert.model.derived_tensors import SCALES, ScaledBlocks
 from edgellama.convert.model.gguf_multipliers import GGUFMultipliers
 from edgellama.convert.sources.source_tensor import MappedTensor
@@ -24,13 +25,26 @@ from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.model_config import CONVERTIBLE, ModelConfig
 
-KINDS = {"qwen2": "QWEN2", "phi3": "PHI3", "phi3-long": "PHI3", "exaone": "EXAONE"}
+KINDS = {
+    "qwen2": "QWEN2",
+    "qwen2-vl": "QWEN2VL",
+    "qwen": "QWEN",
+    "phi3": "PHI3",
+    "phi3-long": "PHI3",
+    "exaone": "EXAONE",
+    "seed-oss": "SEED_OSS",
+    "pangu": "PANGU_EMBED",
+}
+PLAIN = {"glm": "CHATGLM", "baichuan": "BAICHUAN"}
 MULTIPLIED = {"granite": "GRANITE", "granite-tied": "GRANITE", "minicpm": "MINICPM"}
-EXAONE = {
+RUN = {"ministral3": "MISTRAL3"}
+OTHER_NAMES = {
     "num_hidden_layers": "num_layers",
     "rms_norm_eps": "layer_norm_epsilon",
 }
+FUSED = ("attn_q", "attn_k", "attn_v")
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +60,91 @@ def write_gguf(
     *,
     quantized: str | None = None,
     keys: Mapping[str, Any] = MappingProxyType({}),
+    architecture: str | None = None,
+    fused: bool = False,
     **changes: Any,
 ) -> Path:
-    """The model in its own architecture; ``changes`` of its config, ``keys`` of its metadata."""
-    kind = gguf.MODEL_ARCH[(KINDS | MULTIPLIED)[name]]
-    config = json.loads(str(golden[f"{name}/config"])) | changes
-    config = {ours: config[own] for ours, own in EXAONE.items() if own in config} | config
+    """The model in its own architecture; ``changes`` of its config, ``keys`` of its metadata.
+
+    ``architecture``: GGUF's name for it. ``fused``: queries, keys and values lie in one matrix, as
+    newer converters write them if they are asked to.
+    """
+    kind = gguf.MODEL_ARCH[architecture or (KINDS | PLAIN | MULTIPLIED | RUN)[name]]
+    config = json.loads(str(golden[f"{name}/config"]))
+    config = config | config.get("text_config", {}) | changes
+    config = {ours: config[own] for ours, own in OTHER_NAMES.items() if own in config} | config
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[kind])
-    heads = config["num_attention_heads"]
-    rope = config.get("rope_parameters") or {}
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
-    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_head_count_kv(kv_heads)
+    if size * heads != config["hidden_size"]:
+        writer.add_key_length(size)
+        writer.add_value_length(size)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    write_positions(writer, kind, config, size)
+    for key, value in ((multipliers(config) if name in MULTIPLIED else {}) | dict(keys)).items():
+        add = writer.add_bool if isinstance(value, bool) else writer.add_float32
+        add(f"{gguf.MODEL_ARCH_NAMES[kind]}.{key}", value)
+    TinyVocabulary(config["vocab_size"]).write(writer, chat_template=None, add_bos=True)
+    for extra in config.get("extra", ()):
+        writer.add_tensor(extra, np.ones(4, np.float32))
+    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
+    tensors = {}
+    for tensor, values in drawn(name, json.loads(str(golden[f"{name}/shapes"]))).items():
+        plain = tensor.replace(".language_model.", ".")
+        if ".W_pack." in plain:
+            parts = zip(("q_proj", "k_proj", "v_proj"), np.split(values, 3), strict=True)
+            own_parts = {plain.replace("W_pack", part): piece for part, piece in parts}
+        else:
+            own_parts = {plain: values}
+        for own_name, piece in own_parts.items():
+            own = names.get_name(own_name, try_suffixes=(".weight", ".bias"))
+            assert own is not None, own_name
+            tensors[own] = piece
+    for own, values in tensors.items():
+        count = {"attn_q": heads, "attn_k": kv_heads}.get(own.split(".")[-2])
+        if count and (name in MULTIPLIED | RUN or name == "baichuan" or architecture == "LLAMA"):
+            # As llama.cpp's converter permutes them.
+            halves = values.reshape(count, 2, -1, *values.shape[1:])
+            tensors[own] = halves.swapaxes(1, 2).reshape(values.shape)
+    if fused:
+        tensors = in_one(tensors)
+    for own, values in tensors.items():
+        is_quantized = quantized and values.ndim == 2 and values.shape[1] % 32 == 0
+        stored = gguf.GGMLQuantizationType[(is_quantized and quantized) or "F32"]
+        data = gguf.quants.quantize(values.astype(np.float32), stored)
+        writer.add_tensor(own, data, raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_positions(
+    writer: gguf.GGUFWriter, kind: gguf.MODEL_ARCH, config: dict[str, Any], size: int
+) -> None:
+    """The keys of rotary positions, and LongRoPE's tensors, as llama.cpp's converter has them."""
+    rope = config.get("rope_parameters") or {}
     writer.add_rope_freq_base(rope.get("rope_theta", 1e4))
     if kind is gguf.MODEL_ARCH.PHI3:
-        size = config["hidden_size"] // heads
         writer.add_rope_dimension_count(int(size * rope.get("partial_rotary_factor", 1.0)))
         writer.add_sliding_window(config["sliding_window"] or 0)
+    if kind is gguf.MODEL_ARCH.CHATGLM:
+        writer.add_rope_dimension_count(size // 2)
+    if "mrope_section" in rope:
+        writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
+    if rope.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     if "short_factor" in rope:
         original = config["original_max_position_embeddings"]
         writer.add_rope_scaling_orig_ctx_len(original)
@@ -75,31 +153,20 @@ def write_gguf(
         for length in ("short", "long"):
             factors = np.array(rope[f"{length}_factor"], np.float32)
             writer.add_tensor(f"rope_factors_{length}.weight", factors)
-    if name in MULTIPLIED:
-        for key, value in (multipliers(config) | dict(keys)).items():
-            add = writer.add_bool if isinstance(value, bool) else writer.add_float32
-            add(f"{gguf.MODEL_ARCH_NAMES[kind]}.{key}", value)
-    TinyVocabulary(config["vocab_size"]).write(writer, chat_template=None, add_bos=True)
-    for extra in config.get("extra", ()):
-        writer.add_tensor(extra, np.ones(4, np.float32))
-    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for tensor, values in drawn(name, json.loads(str(golden[f"{name}/shapes"]))).items():
-        own = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
-        assert own is not None
-        is_quantized = quantized and values.ndim == 2 and values.shape[1] % 32 == 0
-        stored = gguf.GGMLQuantizationType[(is_quantized and quantized) or "F32"]
-        count = {"attn_q": heads, "attn_k": config["num_key_value_heads"]}.get(own.split(".")[-2])
-        if name in MULTIPLIED and count:
-            # As llama.cpp's converter permutes them.
-            halves = values.reshape(count, 2, -1, *values.shape[1:])
-            values = halves.swapaxes(1, 2).reshape(values.shape)
-        data = gguf.quants.quantize(values.astype(np.float32), stored)
-        writer.add_tensor(own, data, raw_dtype=stored)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+
+
+def in_one(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors, queries, keys and values of each layer below each other."""
+    found: dict[str, Any] = {}
+    for name, values in tensors.items():
+        part = next((part for part in FUSED if f".{part}." in name), None)
+        whole = name if part is None else name.replace(part, "attn_qkv")
+        if part == FUSED[0]:
+            parts = [tensors[name.replace(FUSED[0], other)] for other in FUSED]
+            found[whole] = np.concatenate(parts)
+        elif part is None:
+            found[name] = values
+    return found
 
 
 def multipliers(config: dict[str, Any]) -> dict[str, float]:
@@ -118,21 +185,83 @@ def multipliers(config: dict[str, Any]) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("name", [*KINDS, *MULTIPLIED])
+@pytest.mark.parametrize("name", [*KINDS, *PLAIN, *MULTIPLIED])
 def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     """The copy is a Llama with the logits of transformers."""
     path = write_gguf(tmp_path / "own.gguf", name, golden)
     report = convert(path, tmp_path / "llama.gguf", type="copy")
     notes = [note for note in report.notes if "the context is 64 tokens" in note]
     assert len(notes) == (name == "phi3-long")
-    tokens = golden[f"{name}/tokens"].tolist()
-    with GGUFFile(tmp_path / "llama.gguf") as file, Engine(file) as engine:
+    with GGUFFile(tmp_path / "llama.gguf") as file:
         assert file.metadata["general.architecture"] == "llama"
+        assert not any("dimension_sections" in key for key in file.metadata)
         context = {"phi3-long": 64}.get(name, 256)
         assert file.metadata["llama.context_length"] == context
+    check_logits(tmp_path / "llama.gguf", name, golden)
+
+
+def check_logits(path: Path, name: str, golden: dict[str, Any]) -> None:
+    """The file computes what transformers does."""
+    tokens = golden[f"{name}/tokens"].tolist()
+    with GGUFFile(path) as file, Engine(file) as engine:
         logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"), logits="all")
     expected = golden[f"{name}/logits"]
     np.testing.assert_allclose(logits[-len(expected) :], expected, rtol=0, atol=5e-5)
+
+
+def test_ministral_runs_as_it_is(golden: dict[str, Any], tmp_path: Path) -> None:
+    """Up to the length from which its attention is another, and after a copy."""
+    path = write_gguf(tmp_path / "own.gguf", "ministral3", golden)
+    convert(path, tmp_path / "copy.gguf", type="copy")
+    for file_path in (path, tmp_path / "copy.gguf"):
+        check_logits(file_path, "ministral3", golden)
+        with GGUFFile(file_path) as file:
+            assert ModelConfig.from_gguf(file).context_length == 64
+            assert file.metadata["mistral3.context_length"] == 256
+
+
+@pytest.mark.parametrize("multiplier", [-1e9, float("nan"), 1e30])
+def test_hostile_growth_of_positions(
+    multiplier: float, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """What queries and keys cannot be divided by is told by its key."""
+    path = write_gguf(tmp_path / "own.gguf", "ministral3", golden)
+    with GGUFFile(path) as file:
+        metadata = dict(file.metadata)
+    metadata["mistral3.rope.scaling.yarn_log_multiplier"] = multiplier
+    with pytest.raises(ModelFileError, match=r"yarn_log_multiplier is .*a number|must be from 0"):
+        ModelConfig.from_metadata(metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("qwen2", None), ("glm", None), ("pangu", None), ("xverse", "LLAMA")]
+)
+def test_matrices_in_one(
+    name: str, architecture: str | None, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Queries, keys and values that lie in one come apart, biases too, also in a Llama's file."""
+    path = write_gguf(
+        tmp_path / "own.gguf", name, golden, fused=True, architecture=architecture, quantized="F16"
+    )
+    convert(path, tmp_path / "llama.gguf", type="copy")
+    check_logits(tmp_path / "llama.gguf", name, golden)
+
+
+def test_baichuan(golden: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 13B models are refused; of Baichuan 2 a note says what its file leaves open."""
+    path = write_gguf(tmp_path / "13b.gguf", "baichuan", golden, hidden_size=5120)
+    with pytest.raises(UnsupportedModelError, match=r"13b\.gguf: Baichuan 13B tells .*ALiBi"):
+        convert(path, tmp_path / "llama.gguf", type="copy")
+    path = write_gguf(tmp_path / "7b.gguf", "baichuan", golden)
+    assert convert(path, tmp_path / "first.gguf", type="copy").notes == ()
+    monkeypatch.setattr(gguf_relatives, "BAICHUAN_2_TOKENS", 400)
+    (note,) = convert(path, tmp_path / "second.gguf", type="copy").notes
+    assert "does not say whether its writer did" in note
+
+
+def test_all_that_convert_are_known() -> None:
+    """What is said to become a Llama's file does."""
+    assert set(gguf_relatives.KNOWN) == set(CONVERTIBLE)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "phi3", "exaone"])

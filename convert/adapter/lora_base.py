@@ -20,7 +20,7 @@ from edgellama.quant.llama_tensors import OUTPUT, tensor_shapes
 from edgellama.quant.ways import Way
 
 ARCHITECTURE = "llama"
-ARCHITECTURES = (ARCHITECTURE, "smollm3", "xverse")
+ARCHITECTURES = (ARCHITECTURE, "mistral3", "smollm3", "xverse")
 """Those of GGUF whose rows of queries and keys were in Hugging Face's order before."""
 HEADS, KV_HEADS = "attention.head_count", "attention.head_count_kv"
 

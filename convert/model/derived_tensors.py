@@ -35,21 +35,37 @@ _SMALLEST_LENGTH = 1e-12
 
 
 class PickedRows(SourceTensor):
-    """A matrix of runs of another's rows, one run after the other."""
+    """A matrix of runs of another's rows, or a vector of runs of its elements, one run after the
+    other.
+    """
 
-    def __init__(self, name: str, matrix: SourceTensor, runs: Sequence[range]) -> None:
-        """``runs``: ranges of rows in steps of 1; IndexError for rows that are not there."""
-        if any(run.step != 1 or not 0 <= run.start <= run.stop <= matrix.num_rows for run in runs):
-            raise IndexError(f"rows {runs} of {matrix.num_rows} of tensor {matrix.name}")
-        super().__init__(name, (sum(map(len, runs)), matrix.num_columns), matrix.format)
-        self._matrix, self._runs = matrix, tuple(runs)
+    def __init__(self, name: str, tensor: SourceTensor, runs: Sequence[range]) -> None:
+        """``runs``: ranges in steps of 1; IndexError for rows or elements that are not there.
+
+        ValueError for a vector in blocks.
+        """
+        self._is_vector = len(tensor.shape) == 1
+        num_items = tensor.num_columns if self._is_vector else tensor.num_rows
+        if any(run.step != 1 or not 0 <= run.start <= run.stop <= num_items for run in runs):
+            raise IndexError(f"rows {runs} of {num_items} of tensor {tensor.name}")
+        if self._is_vector and tensor.format.block_size != 1:
+            raise ValueError(f"vector {tensor.name} is stored in blocks, as {tensor.format.name}")
+        count = sum(map(len, runs))
+        shape = (count,) if self._is_vector else (count, tensor.num_columns)
+        super().__init__(name, shape, tensor.format)
+        self._tensor, self._runs = tensor, tuple(runs)
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        if self._is_vector:
+            elements = self._tensor.rows(first, last).reshape(-1, self.format.block_bytes)
+            picked = [elements[run.start : run.stop] for run in self._runs if last > first]
+            found = np.concatenate([elements[:0], *picked])
+            return found.reshape(last - first, self.row_bytes)
         pieces, start = [np.empty((0, self.row_bytes), np.uint8)], 0
         for run in self._runs:
-            picked = run[max(first - start, 0) : max(last - start, 0)]
-            if picked:
-                pieces.append(self._matrix.rows(picked.start, picked.stop))
+            picked_rows = run[max(first - start, 0) : max(last - start, 0)]
+            if picked_rows:
+                pieces.append(self._tensor.rows(picked_rows.start, picked_rows.stop))
             start += len(run)
         return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
 

@@ -1,14 +1,15 @@
 """GGUF files of other architectures that are Llamas, without quantizing anything anew.
 
-In those of Qwen 2, Phi-3 and EXAONE the rows of queries and keys are in Hugging Face's order, and
-Phi-3's matrices lie in one; rows are taken as they are stored. Granite's and MiniCPM's have a
-Llama's order, and multipliers, which are ``gguf_multipliers``'.
+In some the rows of queries and keys are in Hugging Face's order, and some have matrices in one;
+rows are taken as they are stored. Granite's and MiniCPM's have multipliers, which are
+``gguf_multipliers``'.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from edgellama.convert import metadata
@@ -17,20 +18,58 @@ from edgellama.convert.model.gguf_multipliers import ARCHITECTURES as MULTIPLIED
 from edgellama.convert.model.gguf_multipliers import GGUFMultipliers
 from edgellama.convert.model.hparams import SCALED_POSITIONS
 from edgellama.convert.model.packed_matrices import apart, below_each_other
+from edgellama.convert.model.relative_settings import BAICHUAN_13B, NO_BAICHUAN
 from edgellama.convert.model.relatives import SOURCE_KEY, renamed_keys
 from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
 from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.llama_tensors import ROPE_FREQS
-from edgellama.quant.model_config import CONVERTIBLE
+from edgellama.quant.model_config import EMBEDDING
 
 Tensors = Mapping[str, SourceTensor]
 Items = Mapping[str, MetadataItem]
-_LAYER = re.compile(r"(blk\.\d+\.)(attn_q|attn_k|attn_qkv|ffn_up)\.(weight|bias)")
+_LAYER = re.compile(r"(blk\.\d+\.)([^.]+)\.(weight|bias)")
+_PACKED = "attn_qkv"
 _SHORT, _LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 _CONTEXT, _ORIGINAL = "context_length", "rope.scaling.original_context_length"
-_SCALING = "rope.scaling.type"
+_SCALING, _HIDDEN = "rope.scaling.type", "feed_forward_length"
+BAICHUAN_2_TOKENS = 125696
+"""By its vocabulary alone a file tells which Baichuan it is."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the file of an architecture differs from a Llama's.
+
+    ``is_half_split``: rows of queries and keys are in Hugging Face's order. ``parts``: tensors of a
+    layer that a Llama's file calls otherwise. ``hidden_parts``: the matrices whose rows the length
+    of the feed-forward counts together. ``silent``: keys that say nothing of texts.
+    """
+
+    is_half_split: bool = True
+    parts: Mapping[str, str] = field(default_factory=dict)
+    hidden_parts: int = 1
+    silent: tuple[str, ...] = ()
+
+
+_PLAIN = Kind(is_half_split=False)
+KNOWN: Mapping[str, Kind] = MappingProxyType(
+    {
+        "qwen2": Kind(),
+        "qwen2vl": Kind(silent=("rope.dimension_sections",)),
+        "qwen": Kind(hidden_parts=2),
+        "phi3": Kind(),
+        "exaone": Kind(),
+        "seed_oss": Kind(parts={"post_attention_norm": "ffn_norm"}),
+        "pangu-embedded": Kind(),
+        "chatglm": _PLAIN,
+        "baichuan": _PLAIN,
+        "granite": _PLAIN,
+        "minicpm": _PLAIN,
+    }
+)
+"""By GGUF's names, those of ``CONVERTIBLE``."""
 
 
 def llama_of_gguf(
@@ -39,19 +78,23 @@ def llama_of_gguf(
     """The keys and tensors of a Llama; those given, unless the architecture is another.
 
     With notes of what the user should know of them.
-    ModelFileError for sizes that contradict the tensors.
+    ModelFileError for sizes that contradict the tensors, UnsupportedModelError for what is no
+    Llama.
     """
     keys = ConfigKeys(MappingProxyType({key: item.value for key, item in items.items()}))
-    if keys.architecture not in CONVERTIBLE:
+    kind = KNOWN.get(keys.architecture)
+    if kind is None and not any(f".{_PACKED}." in name for name in tensors):
         return items, tensors, ()
     own, notes = dict(items), tuple[str, ...]()
     try:
-        found = _in_order(keys, tensors)
+        found = _in_order(keys, kind or _PLAIN, tensors)
         if keys.architecture in MULTIPLIED:
             multipliers = GGUFMultipliers.of(keys, _head_size(keys))
             own, notes = multipliers.items(keys, items), multipliers.notes(found)
             own[SOURCE_KEY] = metadata.text(keys.architecture)
             found = multipliers.tensors(found)
+        if keys.architecture == "baichuan":
+            notes = _baichuan_notes(keys, found)
         if _SHORT in tensors:
             shortened, more = _shortened(keys)
             own, notes = own | shortened, notes + more
@@ -60,7 +103,25 @@ def llama_of_gguf(
         raise error.within(source) from None
     except (ValueError, IndexError) as error:
         raise ModelFileError(f"{source}: {error}; needed: what its sizes say") from None
+    if kind is None:
+        return own, found, notes
+    for name in kind.silent:
+        own.pop(f"{keys.architecture}.{name}", None)
+    if kind.hidden_parts > 1:
+        own[f"{keys.architecture}.{_HIDDEN}"] = metadata.unsigned(_hidden(keys, kind))
     return renamed_keys(own, "llama", of=keys.architecture), found, notes
+
+
+def _baichuan_notes(keys: ConfigKeys, tensors: Tensors) -> tuple[str, ...]:
+    """What the user should know of a Baichuan 7B; UnsupportedModelError for a 13B."""
+    if keys.size("embedding_length") == BAICHUAN_13B:
+        raise UnsupportedModelError(NO_BAICHUAN)
+    if EMBEDDING not in tensors or tensors[EMBEDDING].num_rows != BAICHUAN_2_TOKENS:
+        return ()
+    return (
+        "Baichuan 2 divides the rows of its output by their lengths, and the file does not say "
+        "whether its writer did: if answers are poor, convert the checkpoint",
+    )
 
 
 def _shortened(keys: ConfigKeys) -> tuple[dict[str, MetadataItem], tuple[str, ...]]:
@@ -76,12 +137,12 @@ def shorter_context_notes(length: int, reason: str = SCALED_POSITIONS) -> tuple[
     return (f"{reason} that GGUF has no keys for: the context is {length} tokens",)
 
 
-def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
+def _in_order(keys: ConfigKeys, kind: Kind, tensors: Tensors) -> dict[str, SourceTensor]:
     """The tensors of a Llama. ValueError or IndexError for rows that are no heads."""
     heads = keys.size("attention.head_count")
     shared = keys.size("attention.head_count_kv", heads)
-    size, is_half_split = _head_size(keys), keys.architecture not in MULTIPLIED
-    rotated, hidden = keys.size("rope.dimension_count", size), keys.size("feed_forward_length")
+    size, hidden = _head_size(keys), _hidden(keys, kind)
+    rotated = keys.size("rope.dimension_count", size)
     rows = {"attn_q": heads * size, "attn_k": shared * size, "attn_v": shared * size}
     found: dict[str, SourceTensor] = {}
     for name, tensor in tensors.items():
@@ -90,18 +151,25 @@ def _in_order(keys: ConfigKeys, tensors: Tensors) -> dict[str, SourceTensor]:
             raise ModelFileError(f"tensor {shown(name)} is of no Llama; needed: {needed}")
         match = _LAYER.fullmatch(name)
         parts = {name: tensor}
-        if match is not None and match[2] == "attn_qkv":
+        if match is not None and match[2] == _PACKED:
             parts = apart("", tensor, match[1], below_each_other(rows), match[3])
-        elif match is not None and match[2] == "ffn_up" and tensor.num_rows == 2 * hidden:
+        elif match is not None and match[2] == "ffn_up" and tensor.shape[0] == 2 * hidden:
             runs = below_each_other({"ffn_gate": hidden, "ffn_up": hidden})
             parts = apart("", tensor, match[1], runs, match[3])
+        elif match is not None and match[2] in kind.parts:
+            named = f"{match[1]}{kind.parts[match[2]]}.{match[3]}"
+            parts = {named: tensor.renamed(named)}
         elif name in (_SHORT, _LONG):
             parts = {ROPE_FREQS: tensor.renamed(ROPE_FREQS)} if name == _SHORT else {}
         for part, piece in parts.items():
             num_heads = {"attn_q": heads, "attn_k": shared}.get(part.split(".")[-2])
-            is_turned = is_half_split and num_heads is not None
+            is_turned = kind.is_half_split and num_heads is not None
             found[part] = PermutedTensor(piece, num_heads or 1, rotated) if is_turned else piece
     return found
+
+
+def _hidden(keys: ConfigKeys, kind: Kind) -> int:
+    return max(1, keys.size(_HIDDEN) // kind.hidden_parts)
 
 
 def _head_size(keys: ConfigKeys) -> int:

@@ -1,8 +1,8 @@
 """Matrices that some checkpoints have in one, apart: queries, keys and values, gate and up.
 
-Phi-3, GLM, Baichuan and Granite 4 put one below the other. InternLM 2 puts the queries of each key
-head before it and its values, and TeleChat each key head before its values. Names that are no
-Llama's are ``tensor_names``'.
+Phi-3, GLM, Baichuan, Qwen 1 and Granite 4 put one below the other. InternLM 2 puts the queries of
+each key head before it and its values, and TeleChat each key head before its values. Names that are
+no Llama's are ``tensor_names``'.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edgellama.convert.model.derived_tensors import PickedRows, UnitRows
 from edgellama.convert.model.hparams import head_size
-from edgellama.convert.model.tensor_names import INTERNLM2, TELECHAT, renamed
+from edgellama.convert.model.tensor_names import INTERNLM2, QWEN, TELECHAT, renamed
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.error_text import shape_text, shown
@@ -85,6 +85,12 @@ def baichuan_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
     return _all_apart(tensors, config.source, {"W_pack": _Heads.of(config).runs})
 
 
+def qwen_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
+    """The first Qwen's tensors as a Llama's, as ``baichuan_apart``."""
+    parts = {"c_attn": _Heads.of(config).runs}
+    return _all_apart(renamed(tensors, QWEN, config.source), config.source, parts)
+
+
 def baichuan2_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
     """Baichuan 2's, whose output has rows of length 1, however they are stored."""
     return with_unit_rows(baichuan_apart(tensors, config))
@@ -120,8 +126,8 @@ def _all_apart(tensors: Tensors, source: str, parts: Mapping[str, Runs]) -> dict
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")
         stem, _, matrix = module.rpartition(".")
-        if matrix in parts and kind == "weight":
-            pieces = apart(f"{source}: ", tensor, f"{stem}.", parts[matrix])
+        if matrix in parts and kind in ("weight", "bias"):
+            pieces = apart(f"{source}: ", tensor, f"{stem}.", parts[matrix], kind)
         else:
             pieces = {name: tensor}
         if twice := found.keys() & pieces.keys():
@@ -144,9 +150,13 @@ def below_each_other(counts: Mapping[str, int]) -> dict[str, list[range]]:
 def apart(
     place: str, tensor: SourceTensor, stem: str, runs: Runs, kind: str = "weight"
 ) -> dict[str, SourceTensor]:
-    """The parts of a matrix by their names; ModelFileError, which begins with ``place``."""
+    """The parts of a matrix, or of its bias, by their names.
+
+    ModelFileError, which begins with ``place``, for another shape.
+    """
     num_rows = sum(len(run) for parts in runs.values() for run in parts)
-    if len(tensor.shape) != 2 or tensor.num_rows != num_rows:
+    num_axes = 1 if kind == "bias" else 2
+    if len(tensor.shape) != num_axes or tensor.shape[0] != num_rows:
         raise ModelFileError(
             f"{place}tensor {shown(tensor.name)} has shape {shape_text(tensor.shape)}; "
             f"needed: {num_rows} rows, of {', '.join(runs)}"

@@ -40,6 +40,13 @@ _TELECHAT = MappingProxyType(
         "max_position_embeddings": "seq_length",
     }
 )
+_QWEN = MappingProxyType(
+    {
+        "rms_norm_eps": "layer_norm_epsilon",
+        "head_dim": "kv_channels",
+        "rope_theta": "rotary_emb_base",
+    }
+)
 _EXAONE = MappingProxyType(
     {
         "num_hidden_layers": "num_layers",
@@ -56,8 +63,12 @@ _CWM_ROPE = MappingProxyType(
         "original_max_position_embeddings": 8192,
     }
 )
-_BAICHUAN_13B = 5120
+BAICHUAN_13B = 5120
 """The width of the Baichuan models that have slopes instead of rotary positions."""
+NO_BAICHUAN = (
+    "Baichuan 13B tells positions by slopes (ALiBi), which cannot be converted; supported: "
+    "Baichuan 7B and Baichuan 2 7B"
+)
 _TELECHAT_LENGTH = 8192
 _TELECHAT_LENGTHS = MappingProxyType({4096: 4096})
 """Tokens from which TeleChat stretches its positions, by width: where config.json is silent, it is
@@ -151,6 +162,24 @@ def exaone_settings(config: Fields) -> Settings:
     return _by_their_names(config, _EXAONE)
 
 
+def qwen_settings(config: Fields) -> Settings:
+    """The first Qwen's sizes have other names; beyond ``seq_length`` it scales positions.
+
+    The length of the feed-forward counts gate and up together.
+    """
+    if config.number("rotary_pct") != 1:
+        raise config.error("rotary_pct", "1")
+    hidden = config.size("intermediate_size")
+    if hidden % 2:
+        raise config.error("intermediate_size", "an even number")
+    is_scaled = config.flag("use_dynamic_ntk", True) or config.flag("use_logn_attn", True)
+    return {
+        **_by_their_names(config, _QWEN),
+        "intermediate_size": hidden // 2,
+        **({SCALED_FROM: config.size("seq_length")} if is_scaled else {}),
+    }
+
+
 def internlm_settings(config: Fields) -> Settings:
     """InternLM 1 tells of its positions in an object of its own."""
     rotary = config.fields("rotary")
@@ -195,11 +224,8 @@ def _by_their_names(config: Fields, names: Mapping[str, str]) -> Settings:
 
 def baichuan_settings(config: Fields) -> Settings:
     """The 13B models have no rotation; their configuration says it by its sizes alone."""
-    if not config.has("max_position_embeddings") or config.size("hidden_size") == _BAICHUAN_13B:
-        raise UnsupportedModelError(
-            f"{config.source}: Baichuan 13B tells positions by slopes (ALiBi), which cannot be "
-            "converted; supported: Baichuan 7B and Baichuan 2 7B"
-        )
+    if not config.has("max_position_embeddings") or config.size("hidden_size") == BAICHUAN_13B:
+        raise UnsupportedModelError(f"{config.source}: {NO_BAICHUAN}")
     return _NONE
 
 

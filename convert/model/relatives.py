@@ -26,6 +26,7 @@ from edgellama.convert.model.packed_matrices import (
     granite4_apart,
     internlm2_apart,
     phi3_apart,
+    qwen_apart,
     telechat_apart,
     with_unit_rows,
 )
@@ -129,7 +130,16 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         "InternLMForCausalLM": Relative("InternLM", settings=settings.internlm_settings),
         "InternLM2ForCausalLM": Relative("InternLM 2", rewritten=internlm2_apart),
         "InternLM3ForCausalLM": Relative("InternLM 3"),
-        "IQuestCoderForCausalLM": Relative("IQuest-Coder", settings=settings.without_clipping),
+        "IQuestCoderForCausalLM": Relative(
+            "IQuest-Coder",
+            defaults={
+                "head_dim": 128,
+                "rms_norm_eps": 1e-5,
+                "num_key_value_heads": 8,
+                "max_position_embeddings": 131072,
+            },
+            settings=settings.without_clipping,
+        ),
         "KORMoForCausalLM": Relative(
             "KORMo", rewritten=lambda tensors, config: renamed(tensors, KORMO, config.source)
         ),
@@ -177,6 +187,19 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             defaults={"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
             settings=settings.rotated_in_part,
             rewritten=phi3_apart,
+        ),
+        "QWenLMHeadModel": Relative(
+            "Qwen 1",
+            defaults={
+                "kv_channels": 128,
+                "layer_norm_epsilon": 1e-6,
+                "rotary_emb_base": 10000,
+                "rotary_pct": 1.0,
+                "seq_length": 8192,
+                "max_position_embeddings": 8192,
+            },
+            settings=settings.qwen_settings,
+            rewritten=qwen_apart,
         ),
         "Qwen2ForCausalLM": Relative(
             "Qwen 2 and 2.5", defaults=_QWEN2, settings=settings.qwen2_windows

@@ -100,7 +100,6 @@ STRANGERS: Mapping[str, Stranger] = MappingProxyType(
         "Phi3SmallForCausalLM": Stranger(_LAYER_NORM, "Phi-3 mini and medium"),
         "PhiMoEForCausalLM": Stranger(_EXPERTS, "Phi-3 and 4"),
         "PhimoeForCausalLM": Stranger(_EXPERTS, "Phi-3 and 4"),
-        "QWenLMHeadModel": Stranger("its tensors and its tokenizer are code of its own", _QWEN2),
         "Qwen2MoeForCausalLM": Stranger(_EXPERTS, _QWEN2),
         "Qwen3ForCausalLM": Stranger(_HEAD_NORMS, _QWEN2),
         "Qwen3MoeForCausalLM": Stranger(f"{_EXPERTS}, {_HEAD_NORMS}", _QWEN2),

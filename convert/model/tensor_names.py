@@ -43,6 +43,19 @@ EXAONE: Words = MappingProxyType(
         ".mlp.c_proj.": ".mlp.down_proj.",
     }
 )
+QWEN: Words = MappingProxyType(
+    {
+        **_GPT2,
+        ".wte.": ".embed_tokens.",
+        ".ln_1.": ".input_layernorm.",
+        ".attn.c_proj.": ".self_attn.o_proj.",
+        ".attn.": ".self_attn.",
+        ".ln_2.": ".post_attention_layernorm.",
+        ".mlp.w1.": ".mlp.up_proj.",
+        ".mlp.w2.": ".mlp.gate_proj.",
+        ".mlp.c_proj.": ".mlp.down_proj.",
+    }
+)
 TELECHAT: Words = MappingProxyType(
     {
         **_GPT2,

@@ -1,15 +1,16 @@
-"""The vocabulary of Meta's ``tokenizer.model`` for Llama 3: tiktoken's list of byte strings.
+"""The vocabulary of a list of byte strings in tiktoken's format: Meta's ``tokenizer.model`` for
+Llama 3, and ``qwen.tiktoken`` of the first Qwen.
 
 The file has neither merges nor special tokens. Every way to split a token into two others is a
-merge; the special tokens are those that Meta's program adds, under the names that its published
-conversions to Hugging Face give them.
+merge; the special tokens are those that each model's own program adds, Meta's under the names that
+its published conversions to Hugging Face give them.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgellama.convert.sources.json_fields import read_file
@@ -43,6 +44,7 @@ LLAMA_3_1 = (
     *(BOS, EOS, *_reserved(0, 1), PADDING, *_reserved(2, 2), *_HEADER),
     *("<|eom_id|>", "<|eot_id|>", "<|python_tag|>", *_reserved(3, 247)),
 )
+QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{n}|>" for n in range(205)))
 
 
 def is_tiktoken(path: Path) -> bool:
@@ -61,20 +63,32 @@ def tiktoken_vocabulary(
     ``scaled_positions``: whether the model scales positions, as Llama 3.1 and its successors do;
     they name special tokens differently.
     """
+    special = LLAMA_3_1 if scaled_positions else LLAMA_3
+    roles = {"bos": BOS, "eos": EOS, "padding": PADDING}
+    return _vocabulary(path, num_rows, pre or "llama-bpe", special, roles)
+
+
+def qwen_vocabulary(path: Path, num_rows: int, pre: str | None) -> ConvertedVocabulary:
+    """What GGUF holds of the first Qwen's tokenizer, which begins no text with a token."""
+    return _vocabulary(path, num_rows, pre or "qwen2", QWEN, {"eos": QWEN[0]})
+
+
+def _vocabulary(
+    path: Path, num_rows: int, pre: str, special: Sequence[str], roles: Mapping[str, str]
+) -> ConvertedVocabulary:
     ranks = _read_ranks(path)
     table = TokenTable(str(path))
     texts = {token: written(token) for token in ranks}
     for token, rank in ranks.items():
         table.put(rank, Token(texts[token], TokenType.NORMAL))
-    for index, text in enumerate(LLAMA_3_1 if scaled_positions else LLAMA_3):
+    for index, text in enumerate(special):
         table.put(len(ranks) + index, Token(text, TokenType.CONTROL))
     tokens = table.finished(num_rows)
     ids_by_text = {token.text: index for index, token in enumerate(tokens)}
-    roles = {"bos": BOS, "eos": EOS, "padding": PADDING}
     ids = {role: ids_by_text[text] for role, text in roles.items() if text in ids_by_text}
     return ConvertedVocabulary(
         model="gpt2",
-        pre="llama-bpe" if pre is None else checked_name(pre),
+        pre=checked_name(pre),
         tokens=[token.text for token in tokens],
         types=[token.type for token in tokens],
         merges=[f"{texts[left]} {texts[right]}" for left, right in merges(ranks)],

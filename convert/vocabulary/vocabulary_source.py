@@ -17,13 +17,18 @@ from edgellama.convert.vocabulary.sentencepiece_file import read_sentencepiece
 from edgellama.convert.vocabulary.sentencepiece_vocabulary import sentencepiece_vocabulary
 from edgellama.convert.vocabulary.split_pattern_names import is_byte_level
 from edgellama.convert.vocabulary.tekken_vocabulary import tekken_vocabulary
-from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
+from edgellama.convert.vocabulary.tiktoken_vocabulary import (
+    is_tiktoken,
+    qwen_vocabulary,
+    tiktoken_vocabulary,
+)
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
 
 MODEL_FILE, FAST_FILE, TEKKEN_FILE = "tokenizer.model", "tokenizer.json", "tekken.json"
+QWEN_FILE = "qwen.tiktoken"
 # Under the names of versions in Mistral's own folders.
 MODEL_FILES = (MODEL_FILE, "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1")
 
@@ -47,6 +52,8 @@ def read_vocabulary(
     if path is None:
         if tekken := read_fields(settings.folder / TEKKEN_FILE):
             return tekken_vocabulary(tekken, num_rows, pre)
+        if (settings.folder / QWEN_FILE).is_file():
+            return qwen_vocabulary(settings.folder / QWEN_FILE, num_rows, pre)
         raise ModelNotFoundError(
             f"{settings.folder}: no tokenizer; needed: {MODEL_FILE}, {FAST_FILE} or {TEKKEN_FILE}"
         )

@@ -46,7 +46,8 @@ def outputs(name: str, seed: int) -> dict[str, Any]:
     tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], NUM_TOKENS)
     with torch.no_grad():
         logits = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
-    named = {"architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower()}
+    architecture = twin.architecture or f"{kind}ForCausalLM"
+    named = {"architectures": [architecture], "model_type": kind.lower()}
     written = {k: v for k, v in config.to_diff_dict().items() if k not in twin.settings}
     # What a default says is not in the difference, but another name's default may be another.
     written = {ours: getattr(config, ours) for ours in twin.renamed} | written

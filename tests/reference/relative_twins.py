@@ -31,7 +31,8 @@ class Twin:
     in names of tensors, by the twin's. ``packed``: of a matrix in one, the parts, and how the
     product is cut: rows become those of each part. ``biased``: modules with biases, others have
     none although the twin has. ``runs``: how often each layer runs, which are several layers of
-    the twin. ``finished``: the last that is done to weights.
+    the twin. ``finished``: the last that is done to weights. ``architecture``: what config.json
+    calls it, where that does not end as usual.
     """
 
     known: str = "Llama"
@@ -43,6 +44,7 @@ class Twin:
     biased: tuple[str, ...] | None = None
     runs: int = 1
     finished: Callable[[dict[str, Any]], dict[str, Any]] = _same
+    architecture: str = ""
 
     def own_shapes(self, shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """The shapes of the architecture's tensors, from its twin's."""
@@ -109,8 +111,8 @@ def _in_layer(name: str, layer: int) -> str:
 
 
 def _thirds(values: Any) -> tuple[Any, ...]:
-    """Baichuan's unflatten(-1, (3, hidden_size)) of the product."""
-    return tuple(values.reshape(3, -1, values.shape[1]))
+    """Baichuan's unflatten(-1, (3, hidden_size)) of the product, and Qwen's split."""
+    return tuple(values.reshape(3, -1, *values.shape[1:]))
 
 
 def _in_pairs(values: Any) -> tuple[Any, ...]:
@@ -152,10 +154,24 @@ def _multiplied(embedding: float, residual: float, logits: float) -> Twin:
     return Twin("Granite", settings=settings)
 
 
+def _yarn(slope: float) -> Mapping[str, Any]:
+    """YaRN whose queries and keys grow by another slope than 0.1."""
+    own = RELATIVES["telechat3"][1]
+    scaling = own["rope_scaling"]
+    growth = slope * math.log(scaling["factor"]) + 1
+    kept = {"rope_type": "yarn", "attention_factor": growth, "rope_theta": own["rope_theta"]}
+    return {"rope_scaling": None, "rope_theta": None, "rope_parameters": {**scaling, **kept}}
+
+
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
 _MUP = RELATIVES["teleflm"][1]
 TWINS: Mapping[str, Twin] = {
     "MiMo": Twin("Qwen2"),
+    "Aquila": Twin(),
+    "IQuestCoder": Twin(),
+    "Skywork": Twin(settings={"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}}),
+    "PanguEmbedded": Twin(settings={"attention_bias": True}),
+    "TeleChat3": Twin(settings=_yarn(0.07)),
     "Xverse": Twin(),
     "Index": Twin(finished=_unit_rows),
     "MobileLLM": Twin(settings={"num_hidden_layers": 4, "tie_word_embeddings": True}, runs=2),
@@ -213,6 +229,25 @@ TWINS: Mapping[str, Twin] = {
             ".mlp.c_fc_1.": ".mlp.up_proj.",
             ".mlp.c_proj.": ".mlp.down_proj.",
         },
+    ),
+    "QWenLMHead": Twin(
+        "Qwen2",
+        settings={"intermediate_size": SIZES["intermediate_size"]},
+        renamed={"rms_norm_eps": "layer_norm_epsilon"},
+        words={
+            **GPT2,
+            ".wte.": ".embed_tokens.",
+            ".ln_1.": ".input_layernorm.",
+            ".ln_2.": ".post_attention_layernorm.",
+            ".attn.c_proj.": ".self_attn.o_proj.",
+            ".attn.": ".self_attn.",
+            ".mlp.w1.": ".mlp.up_proj.",
+            ".mlp.w2.": ".mlp.gate_proj.",
+            ".mlp.c_proj.": ".mlp.down_proj.",
+        },
+        packed={"c_attn": _ATTENTION},
+        cut=_thirds,
+        architecture="QWenLMHeadModel",
     ),
     "BaiChuan": Twin(packed={"W_pack": _ATTENTION}, cut=_thirds),
     "Baichuan": Twin(packed={"W_pack": _ATTENTION}, cut=_thirds, finished=_unit_rows),

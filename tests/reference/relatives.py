@@ -112,6 +112,34 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
         "MobileLLM",
         {"num_hidden_layers": 2, "share_embedding": True, "layer_sharing": True},
     ),
+    "qwen": (
+        "QWenLMHead",
+        {
+            "num_key_value_heads": 4,
+            "intermediate_size": 96,
+            "seq_length": 128,
+            "kv_channels": 8,
+            "no_bias": True,
+            "use_dynamic_ntk": True,
+            "use_logn_attn": True,
+        },
+    ),
+    "iquest-coder": ("IQuestCoder", {"head_dim": 12, "rms_norm_eps": 1e-5}),
+    "pangu": ("PanguEmbedded", {"bias": True}),
+    "aquila": ("Aquila", {"num_key_value_heads": 4}),
+    "skywork": ("Skywork", {"num_key_value_heads": 4, "rope_theta": 2e4}),
+    "telechat3": (
+        "TeleChat3",
+        {
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+            "rope_scaling": {
+                "rope_type": "telechat3-yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
 
