@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgellama.kernels_cpu.machine import cpu, cpu_features
 from edgellama.kernels_cpu.machine.cpu import (
+    AMX,
     ARMV8,
     AVX512VNNI,
     GENERIC,
@@ -19,6 +21,7 @@ from edgellama.kernels_cpu.machine.cpu import (
     TIERS,
     available_tiers,
     cgroup_cpu_quota,
+    compilable_tiers,
     default_num_threads,
     select_tier,
     usable_cpus,
@@ -96,6 +99,17 @@ def test_tiers_of_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available_tiers() == (ARMV8, GENERIC)
     monkeypatch.setattr(cpu, "host_features", lambda: frozenset({"neon", "dotprod"}))
     assert available_tiers() == (NEON_DOTPROD, ARMV8, GENERIC)
+
+
+@pytest.mark.parametrize(("system", "has_tiles"), [("linux", True), ("win32", False)])
+def test_tiers_that_a_system_withholds(
+    monkeypatch: pytest.MonkeyPatch, system: str, has_tiles: bool
+) -> None:
+    """Nothing is compiled for a tier that no process of this system could choose."""
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu, "sys", SimpleNamespace(platform=system))
+    assert (AMX in compilable_tiers()) is has_tiles
+    assert compilable_tiers()[-1] == GENERIC and AVX512VNNI in compilable_tiers()
 
 
 def test_tiers_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_compiled_once(folder: Path) -> None:
     assert list(first) == [KERNEL]
     assert f".visible .entry {KERNEL.name}(" in first[KERNEL]
     assert ".target sm_80" in first[KERNEL]
-    assert [path.name for path in folder.iterdir()] == [f"{KERNEL.name}.ptx"]
+    assert [path.name for path in folder.glob("*.*tx*")] == [f"{KERNEL.name}.ptx"]
     progress.clear()
     assert ptx_of([KERNEL], (12, 0), lambda *pair: progress.append(pair)) == first
     assert progress == []

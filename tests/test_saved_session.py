@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import ContextLengthError, EdgellamaError, Llama, Session, SessionFileError
+from edgellama.engine.engine import Engine
 from edgellama.engine.saved import saved_header
 from edgellama.engine.saved.saved_header import read_head, write_head
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.kernels_cpu.machine.cpu import AMX, available_tiers
+from edgellama.quant.gguf.file import GGUFFile
 
 GREEDY: Any = {"temperature": 0, "max_tokens": 8}
 TEXT = [3 + number % 200 for number in range(300)]
@@ -91,6 +94,25 @@ def test_round_trip(model: Path, tmp_path: Path, kv_type: str, num_tokens: int) 
         assert hashlib.sha256(path.read_bytes()).digest() == written
         assert engine.pool().num_owned == 0
         assert maker.is_exact
+
+
+@pytest.mark.skipif(AMX not in available_tiers(), reason="no tile registers here")
+@pytest.mark.parametrize("tiers", [("amx", "avx512vnni"), ("avx512vnni", "amx")])
+def test_tiers_that_round_alike(tmp_path: Path, tiers: tuple[str, str]) -> None:
+    """What a tier has saved goes on with the same bits on another one of the same arithmetic."""
+    path, sessions = tmp_path / "tiny.gguf", tmp_path / "a.session"
+    write_tiny_llama(path, TinyLlama(context_length=1024, weight_format="Q4_0"))
+    results = []
+    for tier in tiers:
+        with GGUFFile(path) as file, Engine(file, num_threads=2, exact=True, tier=tier) as engine:
+            cache = engine.new_cache()
+            if sessions.exists():
+                engine.load_saved(sessions, cache)
+            else:
+                engine.forward(TEXT, cache)
+                engine.save(sessions, cache)
+            results.append(engine.forward(TEXT[:50], cache, logits="all").tobytes())
+    assert results[0] == results[1]
 
 
 def test_loaded_sessions_are_apart(llama: Llama, saved: Path) -> None:

@@ -14,7 +14,8 @@ from edgellama.cuda import ptx_worker
 from edgellama.cuda.card_tiers import tier_of_card
 from edgellama.cuda.ptx_export import exported_ptx
 from edgellama.cuda.ptx_text import card_source_hash, read_ptx
-from edgellama.kernels_cpu.compiling.code_cache import key_of, read_or_make
+from edgellama.kernels_cpu.compiling.code_cache import key_of
+from edgellama.kernels_cpu.compiling.code_folder import read_or_make
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel
@@ -37,14 +38,14 @@ def ptx_of(
         raise KernelError(f"no kernels for compute capability {'.'.join(map(str, capability))}")
     wanted = {kernel.name: kernel for kernel in kernels}
 
-    def compile_missing(missing: Sequence[str], folder: Path) -> None:
+    def compile_missing(missing: Sequence[str], folder: Path, report: Progress) -> None:
         from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
 
-        compile_kernels(missing, tier, folder, progress, worker=ptx_worker.__name__)
+        compile_kernels(missing, tier, folder, report, worker=ptx_worker.__name__)
 
     found = exported_ptx(tier, wanted)
     if missing := [name for name in wanted if name not in found]:
-        found |= read_or_make(missing, ptx_key(tier), read_ptx, compile_missing)
+        found |= read_or_make(missing, ptx_key(tier), read_ptx, compile_missing, progress)
     return {wanted[name]: ptx for name, ptx in found.items()}
 
 

@@ -111,7 +111,7 @@ class Engine(LocalEngine):
         The first time it reads samples of all tensors.
         """
         self.load()
-        rounding = f"{self.tier.name} {(source_hash() or 'unknown')[:16]}"
+        rounding = f"{self.tier.arithmetic} {(source_hash() or 'unknown')[:16]}"
         return CacheMaker(
             model=model_identity(self._file),
             model_name=str(self._file.metadata.get("general.name") or self._file.path.stem),

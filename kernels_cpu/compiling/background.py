@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgellama.kernels_cpu.compiling.compile_pool import start_worker
+from edgellama.kernels_cpu.compiling.compile_turn import compile_turn
 from edgellama.kernels_cpu.machine.cpu import Tier
 
 
@@ -30,12 +31,21 @@ def compile_in_background(names: Sequence[str], tier: Tier, folder: Path) -> thr
 
 
 def _compile_all(names: Sequence[str], tier: Tier, folder: Path) -> None:
-    lacking = [name for name in names if not (folder / f"{name}.o").exists()]
-    if getattr(sys, "frozen", False) or not lacking:
+    def lacking() -> list[str]:
+        return [name for name in names if not (folder / f"{name}.o").exists()]
+
+    if getattr(sys, "frozen", False) or not lacking():
         return
+    # Engines that start together want the same.
+    with compile_turn(folder, "background", lambda: bool(lacking())):
+        if left := lacking():
+            _compile_one_by_one(left, tier, folder)
+
+
+def _compile_one_by_one(names: Sequence[str], tier: Tier, folder: Path) -> None:
     with contextlib.suppress(OSError), start_worker(tier, folder, in_background=True) as worker:
         assert worker.stdin is not None and worker.stdout is not None
-        for name in lacking:
+        for name in names:
             # Another process may have been faster.
             if not (folder / f"{name}.o").exists():
                 print(name, file=worker.stdin, flush=True)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
+from edgellama.kernels_cpu.compiling.code_folder import FOLDER_NAME, read_or_make
 from edgellama.kernels_cpu.compiling.code_loader import LoadedCode
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked
 from edgellama.kernels_cpu.compiling.elf_object import ElfObject
@@ -36,19 +36,13 @@ from edgellama.kernels_cpu.machine.cpu import (
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, cache_root, folder_to_fill
 from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import KernelError
-
-if TYPE_CHECKING:
-    from edgellama.kernels_cpu.compiling.compile_pool import Progress
+from edgellama.quant.progress import Progress
 
 logger = logging.getLogger(__name__)
-Code = TypeVar("Code")
 
-FOLDER_NAME = "kernels"
-"""Within the cache folder."""
 COMPILERS = ("llvmlite", "numba")
 """Packages whose versions decide what the code is."""
 KEY_BYTES = 8
-MONTH_SECONDS = 30 * 24 * 3600
 MAX_ATTEMPTS = 3
 """How often kernels that can wait are begun to be compiled in a process."""
 
@@ -86,12 +80,13 @@ class CompiledKernels:
         if not wanted:
             return
 
+        started, compiled_before = time.perf_counter(), self.num_compiled
+
         def count(done: int, total: int) -> None:
-            self.num_compiled += done > 0
+            self.num_compiled = compiled_before + done
             if progress:
                 progress(done, total)
 
-        started, compiled_before = time.perf_counter(), self.num_compiled
         objects = self._exported_objects(wanted)
         num_exported = len(objects)
         missing = [name for name in wanted if name not in objects]
@@ -181,45 +176,13 @@ def read_or_compile(
     CacheError.
     """
 
-    def compile_missing(missing: Sequence[str], folder: Path) -> None:
+    def compile_missing(missing: Sequence[str], folder: Path, report: Progress) -> None:
         from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
 
-        compile_kernels(missing, tier, folder, progress)
+        compile_kernels(missing, tier, folder, report)
 
     key = key or (code_key(tier) if names else "")
-    return read_or_make(names, key, _read_object, compile_missing)
-
-
-def read_or_make(
-    names: Sequence[str],
-    key: str,
-    read: Callable[[Path, str], Code | None],
-    make: Callable[[Sequence[str], Path], None],
-) -> Mapping[str, Code]:
-    """Code by name from the folder ``key`` of the code cache.
-
-    ``read`` takes a folder and a name, and gives None for what is not there as it must be;
-    ``make`` puts what is missing into a folder. Raises KernelError if it did not.
-    """
-    if not names:
-        return {}
-    places = cache_folders(f"{FOLDER_NAME}/{key}")
-
-    def found_in(folders: Iterable[Path], name: str) -> Code | None:
-        codes = (read(folder, name) for folder in folders)
-        return next((code for code in codes if code is not None), None)
-
-    found = {name: found_in(places, name) for name in names}
-    missing = [name for name, code in found.items() if code is None]
-    if missing:
-        folder = folder_to_fill(f"{FOLDER_NAME}/{key}")
-        _remove_unused(folder)
-        make(missing, folder)
-        found |= {name: read(folder, name) for name in missing}
-    complete = {name: code for name, code in found.items() if code is not None}
-    if len(complete) < len(names):
-        raise KernelError(f"compiled kernels could not be read back from {folder}")
-    return complete
+    return read_or_make(names, key, _read_object, compile_missing, progress)
 
 
 def _read_object(folder: Path, name: str) -> ElfObject | None:
@@ -276,13 +239,3 @@ def _package_version(name: str) -> str:
             return version(name)
         except PackageNotFoundError:
             return "unknown"
-
-
-def _remove_unused(folder: Path) -> None:
-    """Drop code of earlier versions that nothing has been added to for a month."""
-    import shutil
-
-    for other in folder.parent.iterdir():
-        with contextlib.suppress(OSError):  # Another process may be at the same.
-            if other != folder and time.time() - other.stat().st_mtime > MONTH_SECONDS:
-                shutil.rmtree(other, ignore_errors=True)

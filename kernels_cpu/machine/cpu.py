@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,8 @@ class Tier:
 
     ``lanes`` is the vector width in 32-bit lanes; ``requires`` are LLVM feature names that the
     CPU must have; ``llvm_cpu`` and ``llvm_features`` fix the instructions the compiler may use.
+    ``systems`` are those that let programs run it, as ``sys.platform`` calls them, none for all.
+    ``rounds_like`` names the tier whose results are the same bits.
     """
 
     name: str
@@ -43,6 +46,13 @@ class Tier:
     has_byte_shuffle: bool = True
     dot4: Dot4 = "unsigned"
     has_byte_tiles: bool = False
+    systems: tuple[str, ...] = ()
+    rounds_like: str = ""
+
+    @property
+    def arithmetic(self) -> str:
+        """The name of its results, to the bit: tiers that share it compute the same."""
+        return self.rounds_like or self.name
 
     @property
     def is_arm(self) -> bool:
@@ -68,6 +78,8 @@ AMX = Tier(
     llvm_features="+avx512vnni,+amx-tile,+amx-int8",
     requires=AVX512VNNI.requires | {"amx-tile", "amx-int8"},
     has_byte_tiles=True,
+    systems=("linux",),
+    rounds_like=AVX512VNNI.name,
 )
 """Servers and workstations with Intel's Xeon since 2023 (Sapphire Rapids)."""
 AVXVNNI = Tier(
@@ -143,9 +155,14 @@ def available_tiers() -> tuple[Tier, ...]:
 
 
 def compilable_tiers() -> tuple[Tier, ...]:
-    """The tiers of this machine's architecture, also those that its CPU cannot run."""
+    """The tiers of this machine's architecture and system, also those that its CPU cannot run."""
     machine = platform.machine().lower()
-    return tuple(tier for tier in TIERS if not tier.machines or machine in tier.machines)
+    return tuple(
+        tier
+        for tier in TIERS
+        if (not tier.machines or machine in tier.machines)
+        and (not tier.systems or sys.platform in tier.systems)
+    )
 
 
 def compilable_tier(name: str) -> Tier:
