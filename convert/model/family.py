@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgellama.convert.model.relatives import RELATIVES
-from edgellama.convert.model.strangers import STRANGERS
+from edgellama.convert.model.strangers import OTHERS, STRANGERS
 from edgellama.convert.sources.json_fields import Fields
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import nearest, shown
 from edgellama.quant.errors import UnsupportedModelError
 
 ARCHITECTURES = (
@@ -25,12 +25,7 @@ HEADLESS = ("LlamaModel", "MistralModel")
 """Without an output matrix: models that were trained to make vectors of texts."""
 MODEL_TYPES = ("llama", "longllama", "mistral")
 ACTIVATIONS = ("silu", "swish")
-_TITLES = ", ".join(dict.fromkeys(relative.title for relative in RELATIVES.values()))
-SUPPORTED = (
-    "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
-    f"({', '.join((*ARCHITECTURES, *HEADLESS))}), also inside LLaVA, Mistral 3, SmolVLM, Idefics "
-    f"3, Qwen 2 and 2.5 VL, InternVL and Llama 3.2 Vision; {_TITLES}"
-)
+_USUAL_END = "ForCausalLM"
 META_SCHEME = "int4_weight_int8_dynamic_activation"
 # Fields of params.json that only other kinds of model have.
 _FOREIGN_META: Mapping[str, str] = MappingProxyType(
@@ -105,11 +100,22 @@ def _other_architecture(config: Fields, name: str) -> UnsupportedModelError:
     what = f"{config.source}: architecture {shown(name)} cannot be converted"
     stranger = STRANGERS.get(name)
     if stranger is None:
-        return UnsupportedModelError(f"{what}; supported: {SUPPORTED}")
+        return UnsupportedModelError(f"{what}; supported: {_of_like_name(name)}{OTHERS}")
     return UnsupportedModelError(f"{what}: {stranger.why}; supported: {stranger.instead}")
+
+
+def _of_like_name(name: str) -> str:
+    """The architecture that may be meant, or is of the same maker, with a comma behind it."""
+    known = {known.removesuffix(_USUAL_END): known for known in (*ARCHITECTURES, *RELATIVES)}
+    meant = nearest(name.removesuffix(_USUAL_END), known)
+    if meant is None:
+        return ""
+    relative = RELATIVES.get(known[meant])
+    title = "" if relative is None else f"{relative.title} as "
+    return f"{title}{known[meant]}, "
 
 
 def _unsupported(config: Fields, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{config.source}: {what} cannot be converted; supported: {SUPPORTED}"
+        f"{config.source}: {what} cannot be converted; supported: {OTHERS}"
     )
