@@ -319,17 +319,67 @@ def test_a_model_made_anew_while_it_is_loaded_goes_after_its_use(
     asyncio.run(main())
 
 
-def test_a_model_made_anew_while_it_is_in_use_goes_after_it(machine: Machine, made: Made) -> None:
-    """However long it was to stay."""
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_model_made_anew_while_it_is_in_use_serves_whoever_comes(
+    machine: Machine, made: Made, is_told: bool
+) -> None:
+    """Who has the old one keeps it, however long it was to stay; others get the new one."""
 
     async def main() -> None:
         shelf = shelf_of(Catalogue({}, only_given=False, aliases={}))
-        async with shelf.lease("mine", math.inf):
+        async with shelf.lease("mine", math.inf) as old:
             made.make_anew()
-            shelf.outdate("mine")
-            assert list(shelf.loaded) == ["mine"]
-        await until(lambda: not shelf.loaded)
+            if is_told:
+                shelf.outdate("mine")
+            async with shelf.lease("mine") as new, shelf.lease("mine") as again:
+                assert again is new is not old
+                assert machine.num_open == len(shelf.in_memory) == 2
+        await until(lambda: machine.num_open == 1)
+        assert [entry.model.path.name for entry in shelf.in_memory] == ["new.gguf"]
+        assert machine.opened == ["mine.gguf", "new.gguf"]
         await shelf.close()
+        assert machine.num_open == 0
+
+    asyncio.run(main())
+
+
+def test_a_model_made_anew_waits_for_the_room_of_the_old_one(machine: Machine, made: Made) -> None:
+    """What a name meant before counts as in use until its texts have ended."""
+
+    async def main() -> None:
+        machine.free = MODEL_BYTES
+        shelf = shelf_of(Catalogue({}, only_given=False, aliases={}))
+        async with shelf.lease("mine"):
+            made.make_anew()
+            coming = asyncio.create_task(use(shelf, "mine"))
+            await until(lambda: shelf._is_short_of_room)
+            assert machine.opened == ["mine.gguf"]
+        await coming
+        assert machine.opened == ["mine.gguf", "new.gguf"] and machine.num_open == 1
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_a_given_file_that_is_replaced_serves_whoever_comes(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Its path means the new file; while it means none, the old one stays."""
+
+    async def main() -> None:
+        path = tmp_path / "given.gguf"
+        path.write_bytes(b"old")
+        shelf = shelf_of(Catalogue({"given": path}, only_given=True, aliases={}))
+        async with shelf.lease("given") as old:
+            path.unlink()
+            async with shelf.lease(None) as same:
+                assert same is old
+            path.write_bytes(b"newer")
+            async with shelf.lease(None) as new, shelf.lease("given") as again:
+                assert again is new is not old
+                assert shelf.loaded["given"].model.num_bytes == 5
+        await shelf.close()
+        assert machine.num_open == 0
 
     asyncio.run(main())
 

@@ -36,7 +36,7 @@ async def metrics(request: Request) -> Response:
     gauges = {
         "texts_running": state.queue.num_running,
         "texts_waiting": state.queue.num_waiting,
-        "models_loaded": len(state.shelf.loaded),
+        "models_loaded": len(state.shelf.in_memory),
         "prompt_cache_bytes": _cached_bytes(state),
         "graphics_card_bytes": _card_bytes(state),
     }
@@ -46,7 +46,7 @@ async def metrics(request: Request) -> Response:
 async def stats(request: Request) -> Response:
     """What a page about the server shows."""
     state = state_of(request)
-    models = [entry.described() for entry in state.shelf.loaded.values()]
+    models = [entry.described() for entry in state.shelf.in_memory]
     return json_response(
         {
             **_queue(state),
@@ -65,12 +65,12 @@ def _queue(state: ServerState) -> dict[str, int]:
 
 
 def _cached_bytes(state: ServerState) -> int:
-    return sum(entry.llama.cached_bytes for entry in state.shelf.loaded.values())
+    return sum(entry.llama.cached_bytes for entry in state.shelf.in_memory)
 
 
 def _card_bytes(state: ServerState) -> int:
     """What all models together take of graphics cards."""
-    uses = [entry.llama.card_use for entry in state.shelf.loaded.values()]
+    uses = [entry.llama.card_use for entry in state.shelf.in_memory]
     return sum(use.used_bytes for use in uses if use is not None)
 
 

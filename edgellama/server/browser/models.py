@@ -73,7 +73,7 @@ async def machine(state: ServerState) -> dict[str, Any]:
         "parallel": state.queue.width,
         "max_waiting": state.queue.max_waiting,
         "answers": state.described_answers(),
-        "models": [_loaded(entry) for entry in state.shelf.loaded.values()],
+        "models": [_loaded(entry) for entry in state.shelf.in_memory],
         "totals": dict(state.metrics.counts),
     }
 

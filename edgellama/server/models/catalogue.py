@@ -63,13 +63,14 @@ class Catalogue:
         self, given: Mapping[str, Path], *, only_given: bool, aliases: Mapping[str, str]
     ) -> None:
         self._given = {name: ServedModel(name, path) for name, path in given.items()}
+        self._stamps = {name: _stamp(path) for name, path in given.items()}
         self._only_given = only_given
         self._aliases = aliases
         self._known: dict[tuple[str, Path, float], ServedModel] = {}
 
     def models(self) -> dict[str, ServedModel]:
         """All models by name, the given ones first."""
-        found = dict(self._given)
+        found = {name: self._given_now(name) for name in self._given}
         if not self._only_given:
             taken = {os.path.realpath(model.path) for model in found.values()}
             for stored in stored_models():
@@ -101,9 +102,9 @@ class Catalogue:
     def find(self, name: str | None) -> ServedModel:
         """The model of a name, or the default for none; RequestError (404) if there is none."""
         # The cache's folder is looked into only for what was not given.
-        found = self._among(self._given, name)
-        if found is not None:
-            return found
+        given = self._among(self._given, name)
+        if given is not None:
+            return self._given_now(given.name)
         models = self.models()
         found = self._among(models, name)
         if found is not None:
@@ -125,7 +126,16 @@ class Catalogue:
 
     def _now(self, name: str) -> ServedModel | None:
         """What a name means now; the cache's folder is looked into only for what was not given."""
-        return self._given.get(name) or self.models().get(name)
+        return self._given_now(name) if name in self._given else self.models().get(name)
+
+    def _given_now(self, name: str) -> ServedModel:
+        """A given model; another one from when its file was replaced."""
+        model = self._given[name]
+        stamp = _stamp(model.path)
+        if stamp is not None and stamp != self._stamps[name]:
+            self._stamps[name] = stamp
+            model = self._given[name] = ServedModel(name, model.path)
+        return model
 
     def _among(self, models: Mapping[str, ServedModel], name: str | None) -> ServedModel | None:
         """The model of a name, or the first one."""
@@ -144,6 +154,15 @@ class Catalogue:
         if reference is not None:
             candidates += [str(reference), *_short_names(str(reference))]
         return [*candidates, *(text.lower() for text in candidates)]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one in its place; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _unknown(name: str, models: Mapping[str, ServedModel]) -> RequestError:

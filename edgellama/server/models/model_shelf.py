@@ -32,7 +32,11 @@ MODEST_CONTEXT = 2048
 
 
 class ModelShelf:
-    """Models by name, each loaded once."""
+    """Models by name, each loaded once.
+
+    If a name means another file from some time on, the texts of the old one go on, and new ones
+    get the new one.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class ModelShelf:
         """
         self.catalogue = catalogue
         self.loaded: dict[str, LoadedModel] = {}
+        self._retired: list[LoadedModel] = []
         self._engine = engine
         self._keep_alive_s = keep_alive_s
         self._available_bytes = available_bytes
@@ -73,6 +78,9 @@ class ModelShelf:
         """
         model = self.catalogue.find(name)
         entry = self.loaded.get(model.name)
+        if entry is not None and entry.model is not model:
+            self._retire(entry)
+            entry = None
         if entry is None or self._is_short_of_room:
             entry = await self._wait_for(model)
         else:
@@ -115,12 +123,16 @@ class ModelShelf:
             self._let_go(entry)
             await self._wait_until_closed()
 
+    @property
+    def in_memory(self) -> list[LoadedModel]:
+        """All that are loaded, also those of other files than their names mean now."""
+        return [*self.loaded.values(), *self._retired]
+
     def outdate(self, name: str) -> None:
-        """Let go of a model whose file is another one now, once nobody uses it."""
+        """Let go of a model, once nobody uses it, if its name means another file now."""
         entry = self.loaded.get(name)
-        if entry is not None:
-            entry.outdate()
-            self._let_go(entry)
+        if entry is not None and not self.catalogue.holds(entry.model):
+            self._retire(entry)
 
     def stop(self, error: RequestError) -> None:
         """Load no more models; whose kernels are being compiled is given up before the next one."""
@@ -146,8 +158,13 @@ class ModelShelf:
     def _end_use(self, entry: LoadedModel) -> None:
         entry.num_uses -= 1
         self._freed.set()
-        if not entry.num_uses:
+        if entry.num_uses:
+            return
+        if self.loaded.get(entry.model.name) is entry:
             self._rest(entry)
+        else:
+            self._retired = [other for other in self._retired if other is not entry]
+            self._close_later(entry)
 
     def _rest(self, entry: LoadedModel) -> None:
         """Nobody uses it now: it goes later, unless somebody comes."""
@@ -165,9 +182,20 @@ class ModelShelf:
         if self.loaded.get(entry.model.name) is entry:
             entry.stop_timer()
             del self.loaded[entry.model.name]
-            task = asyncio.get_running_loop().create_task(self._close(entry))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._close_later(entry)
+
+    def _retire(self, entry: LoadedModel) -> None:
+        """Let nobody find it any more, and close it once nobody uses it."""
+        if not entry.num_uses:
+            self._take_off(entry)
+        elif self.loaded.get(entry.model.name) is entry:
+            del self.loaded[entry.model.name]
+            self._retired.append(entry)
+
+    def _close_later(self, entry: LoadedModel) -> None:
+        task = asyncio.get_running_loop().create_task(self._close(entry))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def _close(self, entry: LoadedModel) -> None:
         logger.info("unloading %s", entry.model.name)
@@ -184,12 +212,15 @@ class ModelShelf:
     async def _bring(self, awaited: AwaitedModel) -> LoadedModel:
         """What is waited for: loaded already, or once there is room for it."""
         awaited.check_wanted()
+        self.outdate(awaited.name)
         if (entry := self.loaded.get(awaited.name)) is not None:
             return entry
         try:
             model, needed = await self._find_with_room(awaited)
         finally:
             self._is_short_of_room = False
+        for name in list(self.loaded):
+            self.outdate(name)
         self._line.let_pass(self.loaded)
         started = time.perf_counter()
         # Who asked may leave meanwhile; it is kept for the next one.
@@ -241,10 +272,11 @@ class ModelShelf:
                 self._take_off(min(idle, key=lambda entry: entry.last_use))
                 continue
             text = f"{model.name} needs {needed / 1e9:.2f} GB and {available / 1e9:.2f} GB are free"
-            if not self.loaded:
+            if not self.in_memory:
                 raise RequestError(507, f"{text}; take a smaller model or context")
             if not self._is_short_of_room:
-                logger.info("%s; waiting for %s", text, ", ".join(self.loaded))
+                others = ", ".join(entry.model.name for entry in self.in_memory)
+                logger.info("%s; waiting for %s", text, others)
             self._is_short_of_room = True
             self._freed.clear()
             try:
@@ -258,7 +290,7 @@ class ModelShelf:
         available = self._available_bytes()
         if available is None:
             return None
-        return max(0, available - sum(entry.model.num_bytes for entry in self.loaded.values()))
+        return max(0, available - sum(entry.model.num_bytes for entry in self.in_memory))
 
     def predicted_bytes(self, model: ServedModel) -> int:
         """Bytes that loading the model and one text of it will take beside what runs already."""

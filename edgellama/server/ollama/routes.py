@@ -86,7 +86,7 @@ async def tags(request: Request) -> Response:
 
 async def running(request: Request) -> Response:
     """The loaded models."""
-    entries = list(state_of(request).shelf.loaded.values())
+    entries = state_of(request).shelf.in_memory
     return json_response({"models": [_process(entry) for entry in entries]})
 
 
