@@ -7,15 +7,16 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, is_typeddict
+
+from places import DOCS
 
 import edgellama
 import edgellama.convert
 from edgellama.sampling.option_ranges import RULE
 from edgellama.sampling.options import SamplingArguments
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+PAGE = DOCS / "api.md"
 INTRODUCTION = """# Python
 
 Every public name, from its signature and docstring. Names are imported from `edgellama`, `convert`

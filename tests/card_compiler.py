@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from places import REPOSITORY
+
 from edgellama.cuda.card_tiers import CARD_TIERS
 from edgellama.cuda.signatures import CARD_KERNELS
 from edgellama.kernels_cpu.compiling.compile_pool import SAME_ORDER
@@ -23,7 +25,7 @@ from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
 from edgellama.quant.digests import blake2b
 
-SOURCES = Path(__file__).resolve().parent.parent / "edgellama" / "cuda"
+SOURCES = REPOSITORY / "edgellama" / "cuda"
 NUM_WORKERS = 2
 DEFAULT_RUN: Mapping[str, Sequence[str]] = {
     "sm_75": ["card_attend_few_f16_q4_0_4", "card_attend_many_turing_f16_q8_0_128",

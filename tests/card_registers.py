@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from card_compiler import NUM_WORKERS, compiled
+from places import DOCS
 
 from edgellama.cuda.card_tiers import SM_75, SM_80
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
@@ -27,7 +28,6 @@ from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
 from edgellama.kernels_cpu.signatures import CACHE_TYPES, Kernel
 from edgellama.quant.digests import blake2b
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- registers -->\n", "<!-- end of registers -->"
 PTXAS_WHEEL = "nvidia-cuda-nvcc-cu12"
 TARGETS: Mapping[str, str] = {

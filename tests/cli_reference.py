@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
+from places import DOCS
 
 from edgellama.cli.application import COMMANDS, root
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+PAGE = DOCS / "cli.md"
 HELP_WIDTH = 80
 INTRODUCTION = """# Commands
 

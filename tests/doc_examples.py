@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from typecheck import REPOSITORY
+from places import REPOSITORY
 
 import edgellama
 import edgellama.convert

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.tiny_adapter import write_base_config
 from reference.tiny_models import TinyLlama, write_llama
 
@@ -16,7 +17,6 @@ from edgellama.convert.adapter.lora import convert_lora
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
 
-DATA = Path(__file__).parent / "data"
 TOLERANCE = 1e-4
 
 

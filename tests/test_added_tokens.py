@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import DATA
 from reference import family_tokenizers as tokenizers
 from reference.added_token_cases import CASES, NUM_ROWS, TEXTS, Case, write
 
@@ -24,7 +25,7 @@ from edgellama.text.chat_template import ChatTemplate
 from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
 
-GOLDEN = Path(__file__).parent / "data" / "added_token_golden.npz"
+GOLDEN = DATA / "added_token_golden.npz"
 SENTENCEPIECE = sorted(name for name, case in CASES.items() if case.kind != "bytes")
 NO_FLAGS = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
 

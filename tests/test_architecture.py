@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_import_rules import ALLOWED, ROOT, imports, room_of
+from places import REPOSITORY
+from test_import_rules import ALLOWED, imports, room_of
 
 PAGES = [
-    ROOT / "ARCHITECTURE.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("kernels", "server-inside", "decisions")),
+    REPOSITORY / "ARCHITECTURE.md",
+    *(REPOSITORY / "docs" / f"{name}.md" for name in ("kernels", "server-inside", "decisions")),
 ]
 PICTURE = re.compile(r"^```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHARED = {"convert/options.py", "convert/imatrix.py"}
@@ -21,11 +22,11 @@ LABEL = re.compile(r"(?:^|\| +)((?:edgellama|convert|kernels_cpu|quant)(?:/[\w.]
 
 def named_paths(line: str) -> Iterator[tuple[str, bool]]:
     """Every path in backticks, and whether it is there: below the root or a folder before it."""
-    folders = [ROOT]
+    folders = [REPOSITORY]
     for name in re.findall(r"`([\w./-]+(?:/|\.(?:py|md|jinja)))`", line):
         yield name, any((folder / name).exists() for folder in folders)
         if name.endswith("/"):
-            folders.append(ROOT / name)
+            folders.append(REPOSITORY / name)
 
 
 def floors() -> dict[str, int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import TESTS
 
-HERE = Path(__file__).parent
 SUITES = (
     *("adapters", "batch", "conversation", "dynamic_rope", "embedding", "hooks", "logprobs"),
     *("reranking", "saved_session", "session", "shared_prompts", "sliding_window", "speculation"),
@@ -19,11 +18,11 @@ SUITES = (
 @pytest.mark.slow
 def test_suites_on_a_card() -> None:
     """The tests of texts, forks, batches, hooks and adapters pass with every engine on a card."""
-    files = [HERE / f"test_{suite}.py" for suite in SUITES]
+    files = [TESTS / f"test_{suite}.py" for suite in SUITES]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "on_card", *map(str, files)],
-        env=os.environ | {"PYTHONPATH": str(HERE)},
-        cwd=HERE.parent,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        cwd=TESTS.parent,
         capture_output=True,
         text=True,
         check=False,

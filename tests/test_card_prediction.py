@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from cuda_prediction import MACHINES, MODELS, Machine, Reading, table
+from places import DOCS
 
-PAGE = Path(__file__).parent.parent / "docs" / "cuda.md"
+PAGE = DOCS / "cuda.md"
 
 
 def test_the_page_shows_the_table() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import DATA
 
 from edgellama.quant.errors import TemplateError
 from edgellama.quant.gguf.file import GGUFFile
@@ -18,9 +19,7 @@ from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
 
-GOLDEN: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "data" / "chat_golden.json").read_text("ascii")
-)
+GOLDEN: list[dict[str, Any]] = json.loads((DATA / "chat_golden.json").read_text("ascii"))
 CONTROL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_end|>x"]
 BOS, EOS, START, END, LONG_END = range(256, 261)
 CHAT_ML = (

@@ -18,8 +18,8 @@ from comparison.results import (
 )
 from comparison.rounds import measure
 from comparison.table import markdown
+from places import REPOSITORY
 from reference.tiny_models import TinyLlama, write_tiny_llama
-from typecheck import REPOSITORY
 from workload import Context, Workload
 from workload import measure as run_workload
 

@@ -17,7 +17,7 @@ from comparison.engine import Task
 from comparison.figures import Quantity
 from comparison.peers import peer_engines
 from comparison.results import Settings
-from typecheck import REPOSITORY
+from places import REPOSITORY
 
 RECORDED = (REPOSITORY / "tests" / "data" / "llama_bench.json").read_text("utf-8")
 SETTINGS = Settings(

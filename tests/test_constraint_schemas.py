@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import DATA
 from reference.constraint_texts import allows_text, random_text, schema_allows
 from reference.make_schema_golden import outcome
 
@@ -20,7 +20,7 @@ from edgellama.constraints.compiler import ConstraintCompiler
 from edgellama.constraints.keywords import KEYWORDS
 from edgellama.quant.errors import ConstraintError, InvalidOptionError
 
-GOLDEN = Path(__file__).parent / "data" / "schema_golden.json"
+GOLDEN = DATA / "schema_golden.json"
 CASES: list[Any] = json.loads(GOLDEN.read_text("utf-8"))["cases"]
 NOT_CLAIMED = {
     *("'not'", "'if'", "'then'", "'else'", "'dependentSchemas'", "'contentSchema'"),

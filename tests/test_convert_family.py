@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.description_file import values_of, write_description
 from reference.family import MEMBERS
 from reference.family_member import Member, write_safetensors
@@ -18,7 +19,7 @@ from edgellama.convert.model.rope_scaling import Llama3Scaling
 from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.quant.gguf.file import GGUFFile
 
-GOLDEN = Path(__file__).parent / "data" / "family_golden.npz"
+GOLDEN = DATA / "family_golden.npz"
 NUM_PIECES = 400
 NUM_BYTE_LEVEL = 316
 # What is special about each member; every other key is checked for all of them together.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import DATA
 from reference.family_member import write_safetensors
 from reference.relatives import RELATIVES, drawn, write_relative
 from reference.tiny_models import TinyLlama, write_tiny_llama
@@ -32,7 +33,7 @@ TOLERANCE = 5e-5
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     """What transformers computed, and the settings of each model."""
-    return dict(np.load(Path(__file__).parent / "data" / "relatives_golden.npz"))
+    return dict(np.load(DATA / "relatives_golden.npz"))
 
 
 @pytest.mark.parametrize("name", RELATIVES)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.family_member import write_safetensors
 from reference.relatives import drawn, write_relative
 
@@ -24,7 +25,7 @@ PANGU = {"architectures": ["PanguEmbeddedForCausalLM"]}
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     """What transformers computed, and the settings of each model."""
-    return dict(np.load(Path(__file__).parent / "data" / "relatives_golden.npz"))
+    return dict(np.load(DATA / "relatives_golden.npz"))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.family_member import write_safetensors
 from reference.relatives import drawn, write_relative
 
@@ -21,7 +22,7 @@ from edgellama.quant.gguf.file import GGUFFile
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     """What transformers computed, and the settings of each model."""
-    return dict(np.load(Path(__file__).parent / "data" / "relatives_golden.npz"))
+    return dict(np.load(DATA / "relatives_golden.npz"))
 
 
 def test_the_base_of_telechat(golden: dict[str, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.family import MEMBERS
 from reference.family_member import Array, write_safetensors
 from reference.relatives import WITH_VISION, drawn, write_relative
@@ -114,7 +115,7 @@ def test_the_text_model_is_converted(
 @pytest.mark.parametrize("name", WITH_VISION)
 def test_qwen_with_vision(name: str, is_flat: bool, tmp_path: Path) -> None:
     """For a text, positions in three directions are a Llama's; the first releases are flat."""
-    golden = dict(np.load(Path(__file__).parent / "data" / "relatives_golden.npz"))
+    golden = dict(np.load(DATA / "relatives_golden.npz"))
     folder = write_relative(tmp_path / name, name, golden)
     weights = drawn(name, json.loads(str(golden[f"{name}/shapes"])))
     if is_flat:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference import family_tokenizers as tokenizers
 from reference.family_llamas import LLAMA_3_1_ALL_SPECIAL, LLAMA_3_ALL_SPECIAL, LLAMA_3_SPECIAL
 from reference.tokenizer_references import hard_text, sentencepiece_ids, visible
@@ -40,7 +41,7 @@ from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES
 from edgellama.quant.vocabulary.split_patterns import TEKKEN as TEKKEN_PATTERN
 from edgellama.text.tokenizer import load_tokenizer
 
-GOLDEN = Path(__file__).parent / "data" / "tokenizer_golden.npz"
+GOLDEN = DATA / "tokenizer_golden.npz"
 # Of the merges that transformers' TikTokenConverter extracts from the same file, one a line.
 LLAMA_3_MERGES_SHA256 = "0cd100e0ab7dbd83c3b668a7cfb2aed1f63f2aec66dae6ec4b63de2c552bb82d"
 NUM_PIECES = tokenizers.NUM_PIECES

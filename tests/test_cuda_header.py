@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_cuda import MAX_SHARED_BYTES
+from places import DATA
 
 from edgellama.cuda import advice, cards, driver, memory, modules, streams
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "cuda_header.json").read_text("utf-8"))
+GOLDEN = json.loads((DATA / "cuda_header.json").read_text("utf-8"))
 NUMBERS: dict[str, Any] = GOLDEN["numbers"]
 HANDLES = ("CUcontext", "CUevent", "CUfunction", "CUmodule", "CUstream")
 SIZES = {

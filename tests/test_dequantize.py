@@ -13,6 +13,7 @@ import safetensors_bytes
 import torch_bytes
 from hypothesis import given
 from hypothesis import strategies as st
+from places import DATA
 
 from edgellama.convert.dequantize import elements
 from edgellama.convert.dequantize.column_reader import ColumnReader
@@ -24,8 +25,7 @@ from edgellama.convert.sources.source_tensor import ArrayTensor, SourceTensor
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 
 GOLDEN = [
-    Path(__file__).parent / "data" / name
-    for name in ("dequantize_golden.npz", "small_float_golden.npz", "packed_golden.npz")
+    DATA / name for name in ("dequantize_golden.npz", "small_float_golden.npz", "packed_golden.npz")
 ]
 CASES = (
     *("gptq-2", "gptq-3", "gptq-4", "gptq-8", "gptq-4-act-order", "awq"),

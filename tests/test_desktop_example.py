@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import EXAMPLES
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples" / "desktop"
+FOLDER = EXAMPLES / "desktop"
 DISPLAY = ":97"
 
 

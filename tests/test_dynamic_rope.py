@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.tiny_models import TinyLlama, write_llama, write_tiny_llama
 
 from edgellama import Llama
@@ -16,7 +17,7 @@ from edgellama.engine.engine import Engine
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.quant.gguf.file import GGUFFile
 
-GOLDEN: dict[str, Any] = dict(np.load(Path(__file__).parent / "data" / "dynamic_golden.npz"))
+GOLDEN: dict[str, Any] = dict(np.load(DATA / "dynamic_golden.npz"))
 TOKENS: list[int] = GOLDEN["tokens"].tolist()
 ORIGINAL = 16
 PROMPTS = (1, 16, 17, 33)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import DATA
 from reference.family import MEMBERS
 from reference.tiny_models import TinyLlama, write_llama, write_tiny_llama
 
@@ -22,7 +23,6 @@ from edgellama.engine.engine import Engine
 from edgellama.generation.judging.embedding import HowToEmbed, recommended_pooling
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
-DATA = Path(__file__).parent / "data"
 HIDDEN: dict[str, Any] = dict(np.load(DATA / "embedding_golden.npz"))
 TOLERANCE = 2e-5
 

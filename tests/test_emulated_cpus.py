@@ -7,14 +7,13 @@ import platform
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import TESTS
 
 from edgellama.kernels_cpu.machine.cpu import THREADS_VARIABLE, TIER_VARIABLE
 
 QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64") or ""
-TESTS = Path(__file__).parent
 TIER = "from edgellama.kernels_cpu.machine.cpu import select_tier; print(select_tier().name)"
 CHOOSES = (TIER_VARIABLE, THREADS_VARIABLE, "OPENBLAS_CORETYPE")
 """What would choose other code than the processor's own."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from typecheck import REPOSITORY
+from places import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
 NOTES = {

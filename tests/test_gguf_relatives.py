@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from places import DATA
 from reference.relatives import drawn
 from reference.tiny_vocabulary import TinyVocabulary
 
@@ -50,7 +51,7 @@ FUSED = ("attn_q", "attn_k", "attn_v")
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     """What transformers computed, and the settings of each model."""
-    return dict(np.load(Path(__file__).parent / "data" / "relatives_golden.npz"))
+    return dict(np.load(DATA / "relatives_golden.npz"))
 
 
 def write_gguf(

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_llama
 
 from edgellama.quant.gguf.file import GGUFFile
 
-GOLDEN_FILES = sorted((Path(__file__).parent / "data").glob("golden_*.npz"))
+GOLDEN_FILES = sorted(DATA.glob("golden_*.npz"))
 NAMES = [path.stem.removeprefix("golden_") for path in GOLDEN_FILES]
 TOLERANCE = 1e-4
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from places import DATA
 
 from edgellama.convert import convert
 from edgellama.convert.imatrix import write_imatrix
@@ -15,7 +16,7 @@ from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import load_tokenizer
 
-TEXT = (Path(__file__).parent / "data" / "english.txt").read_text("utf-8")
+TEXT = (DATA / "english.txt").read_text("utf-8")
 NUM_READ = 14_000
 """Characters that importance is measured on; the rest is scored."""
 CHUNK_TOKENS = 256

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from places import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
     "quant": "edgellama.quant",
     "kernels_cpu": "edgellama.kernels_cpu",
@@ -193,7 +193,7 @@ PLACES = {
 
 def module_of(path: Path) -> str:
     """The dotted name under which the file ``path`` is imported."""
-    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    folder, *rest = path.relative_to(REPOSITORY).with_suffix("").parts
     names = [name for name in rest if name != "__init__"]
     return ".".join([FOLDERS[folder], *names])
 
@@ -230,7 +230,7 @@ def imports() -> list[tuple[str, str]]:
     """Every (module, imported name) of the source folders."""
     found = []
     for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
             module = module_of(path)
             names = imports_in(path.read_text("utf-8"), module, path.name == "__init__.py")
             found += [(module, name) for name in names]

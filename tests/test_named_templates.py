@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import CliRunner
+from places import DATA, REPOSITORY
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from reference.vocabularies import MISTRAL_V1, fetch, sentencepiece_metadata
 from sentencepiece import SentencePieceProcessor
@@ -20,9 +21,7 @@ from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.named_templates import NAMED_TEMPLATES, find_template, template_source
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
-GOLDEN: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "data" / "format_golden.json").read_text("ascii")
-)
+GOLDEN: list[dict[str, Any]] = json.loads((DATA / "format_golden.json").read_text("ascii"))
 CASES = [f"{case['name']}-{number}" for number, case in enumerate(GOLDEN)]
 # What the publishers quote in their model cards and training programs.
 QUOTED = {
@@ -143,7 +142,7 @@ def test_one_bos_and_no_eos_too_many(name: str, add_bos: bool) -> None:
 
 def test_the_table_and_the_files_agree() -> None:
     """Each name has its file, each file its name, and no file a line that writes nothing."""
-    folder = Path(__file__).parent.parent / "edgellama" / "text" / "templates"
+    folder = REPOSITORY / "edgellama" / "text" / "templates"
     # Llama Guard's is no chat's, so nobody names it.
     assert {path.stem for path in folder.iterdir()} - {"llama-guard"} == NAMED_TEMPLATES.keys()
     assert all(template_source(name).startswith("{") for name in NAMED_TEMPLATES)

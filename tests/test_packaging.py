@@ -10,7 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from typecheck import LINKED, REPOSITORY
+from places import REPOSITORY
+from typecheck import LINKED
 
 import edgellama
 from edgellama.cuda.ptx_text import card_source_hash

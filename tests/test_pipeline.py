@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 
 import edgellama
 from edgellama.generation.results import Generation, Statistics
@@ -16,7 +17,7 @@ from edgellama.llama import Llama
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 from edgellama.text_pipeline import TextGenerationPipeline
 
-GOLDEN = json.loads(Path(__file__).with_name("data").joinpath("pipeline_golden.json").read_text())
+GOLDEN = json.loads((DATA / "pipeline_golden.json").read_text())
 CHAT = [{"role": "user", "content": "What is the capital of Italy?"}]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from typecheck import REPOSITORY
+from places import REPOSITORY
 
 from edgellama.cli.application import root
 from edgellama.llama import Llama

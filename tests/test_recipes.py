@@ -6,12 +6,12 @@ import itertools
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from gguf import LlamaFileType
 from kernel_harness import model_of
+from places import DATA
 from reference.tiny_models import TinyLlama
 
 from edgellama.quant.errors import InvalidOptionError
@@ -27,7 +27,7 @@ from edgellama.quant.recipes import (
     find_tensor_format,
 )
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "recipe_golden.json").read_text("utf-8"))
+GOLDEN = json.loads((DATA / "recipe_golden.json").read_text("utf-8"))
 MODEL = replace(model_of(512, heads=8, kv_heads=2), block_count=32)
 Q4_K_M = FormatOptions(RECIPES["q4_k_m"])
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import REPOSITORY
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from test_readme import code_blocks
-from typecheck import REPOSITORY
 
 from edgellama import ContextLengthError, InvalidOptionError, Llama, UnsupportedModelError
 from edgellama.engine.engine import Engine

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 
 from edgellama.engine.steps.rope import RopeTable
 from edgellama.quant.rope_config import RopeConfig
 
-GOLDEN: dict[str, Any] = json.loads(
-    (Path(__file__).parent / "data" / "rope_golden.json").read_text("utf-8")
-)
+GOLDEN: dict[str, Any] = json.loads((DATA / "rope_golden.json").read_text("utf-8"))
 
 
 def rows(table: RopeTable, position: int, num_tokens: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import gguf
 import numpy as np
 import pytest
+from places import DATA
 from reference.hugging_face_folder import expand, half_split_rows
 
 from edgellama import Llama
@@ -18,7 +19,7 @@ from edgellama.quant.gguf.file import GGUFFile
 
 Matrix: TypeAlias = "np.ndarray[Any, np.dtype[np.float32 | np.float16]]"
 
-ENGLISH = Path(__file__).parent / "data" / "english.txt"
+ENGLISH = DATA / "english.txt"
 SCORED_TOKENS = 384
 MAX_LOSS = {"q8_0": 0.02, "q4_k_m": 0.1}
 """How far a type's perplexity on so few tokens may be above F16's, int8 activations included.

@@ -15,15 +15,14 @@ from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_harness import TIERS, tier_name
+from places import DATA
 from quantization_errors import Array
 
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.quantizers.row_codec import RowCodec
 from edgellama.quant.formats import FORMATS_BY_NAME
 
-GOLDEN = json.loads(
-    (Path(__file__).parent / "data" / "llama_cpp_quantization.json").read_text("utf-8")
-)
+GOLDEN = json.loads((DATA / "llama_cpp_quantization.json").read_text("utf-8"))
 SEARCHED = tuple(name for name, f in FORMATS_BY_NAME.items() if f.writers == ("search",))
 WITH_IMPORTANCE = tuple(name for name, f in FORMATS_BY_NAME.items() if "search" in f.writers)
 CASES = [(name, False) for name in SEARCHED] + [(name, True) for name in WITH_IMPORTANCE]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 
 from edgellama.sampling.mirostat import Mirostat
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.sampler import Sampler
 from edgellama.sampling.shape_filters import surprise_bits
 
-GOLDEN = np.load(Path(__file__).parent / "data" / "sampling_golden.npz")
+GOLDEN = np.load(DATA / "sampling_golden.npz")
 CASES = json.loads(str(GOLDEN["cases"]))
 HISTORY = GOLDEN["history"].tolist()
 NOTHING = 1e-30

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import DOCS
 
 from edgellama import Llama
 from edgellama.generation.arguments import token_bias
@@ -256,7 +257,7 @@ def test_penalties_spare_a_prompt(prompt: list[int], own: list[int], text: list[
 def test_every_option_is_an_argument_and_explained() -> None:
     """SamplingArguments has the fields of SamplingOptions, page and docstring have their words."""
     assert [*RULES, "preset"] == list(SamplingArguments.__annotations__)
-    page = (Path(__file__).parent.parent / "docs" / "sampling.md").read_text("utf-8")
+    page = (DOCS / "sampling.md").read_text("utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     words = " ".join((inspect.getdoc(SamplingOptions) or "").split())
     for name, rule in RULES.items():

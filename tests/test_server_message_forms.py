@@ -13,6 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import DATA
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import RunningServer, running_server
 
@@ -143,7 +144,7 @@ def test_what_the_system_says_later_stays_there(client: httpx.Client) -> None:
 
 def test_a_template_that_forbids_it_gets_it_in_front(tmp_path: Path) -> None:
     """As Mistral's, which raises at roles that do not alternate."""
-    source = (Path(__file__).parent / "data/tool_templates/mistral-nemo.jinja").read_text()
+    source = (DATA / "tool_templates" / "mistral-nemo.jinja").read_text()
     path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(chat_template=source))
     settings = ServerSettings(models={"tiny": path}, only_given=True)
     with running_server(settings) as running, running.client() as client:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import REPOSITORY, TESTS
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama
@@ -35,8 +36,8 @@ def run(name: str, path: Path, seed: int = 0, seconds: str = "1") -> None:
     seconds = os.environ.get(STRESS_VARIABLE, seconds)
     result = subprocess.run(
         [sys.executable, "-m", "stress", name, str(path), seconds, str(seed)],
-        cwd=Path(__file__).parent,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "benchmarks")},
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "benchmarks")},
         capture_output=True,
         text=True,
         check=False,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from places import EXAMPLES
 
 from edgellama import ConstraintError, InvalidOptionError, Llama
 from edgellama.generation.results import Generation
@@ -208,7 +209,7 @@ def test_the_example_prints_people(
     smollm2_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """examples/structured_extraction.py reads one person out of each note."""
-    script = Path(__file__).parent.parent / "examples" / "structured_extraction.py"
+    script = EXAMPLES / "structured_extraction.py"
     monkeypatch.setattr(sys, "argv", [str(script), str(smollm2_path)])
     runpy.run_path(str(script), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import DATA
 from reference.tokenizer_references import hard_text, visible
 from reference.vocabularies import (
     LLAMA3_RANKS,
@@ -23,7 +24,7 @@ from sentencepiece import SentencePieceProcessor
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
 
-GOLDEN = Path(__file__).parent / "data" / "tokenizer_golden.npz"
+GOLDEN = DATA / "tokenizer_golden.npz"
 SMOLLM2_PATTERNS = ("smollm", "gpt-2", "default")
 
 

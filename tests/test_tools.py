@@ -7,10 +7,10 @@ import typing
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
+from places import DATA
 from reference.tool_functions import GOOGLE_FUNCTIONS, numpy_style, sphinx_style, weather
 
 from edgellama.generation.chat.messages import checked_messages
@@ -25,7 +25,6 @@ from edgellama.tools.reading import read_calls
 from edgellama.tools.tool import Tool, ToolCall, checked_tools
 from edgellama.tools.type_schemas import TypeSchemas
 
-DATA = Path(__file__).parent / "data"
 GOLDEN: dict[str, Any] = json.loads((DATA / "tool_golden.json").read_text("ascii"))
 TEMPLATES = {
     path.stem: path.read_text("utf-8") for path in (DATA / "tool_templates").glob("*.jinja")

@@ -4,13 +4,13 @@ import random
 from pathlib import Path
 
 import pytest
+from places import DATA
 from test_gguf_fuzz import MUTATIONS
 from traced_memory import traced_peak
 
 from edgellama.convert.sources.torch_reader import read_torch
 from edgellama.quant.errors import EdgellamaError
 
-DATA_FOLDER = Path(__file__).resolve().parent / "data"
 NUM_FILES = 60
 
 
@@ -30,7 +30,7 @@ def use_everything(path: Path) -> None:
 def test_damaged_files(tmp_path: Path, seed: str, file: str) -> None:
     """A damaged file opens or raises an EdgellamaError that names it."""
     rng = random.Random(f"{seed} {file}")
-    original = (DATA_FOLDER / file).read_bytes()
+    original = (DATA / file).read_bytes()
     path = tmp_path / "damaged.bin"
     num_refused = 0
     with traced_peak() as peak:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import DATA
 from torch_bytes import (
     archive,
     call,
@@ -37,7 +38,6 @@ from edgellama.quant.errors import (
     UnsupportedModelError,
 )
 
-DATA_FOLDER = Path(__file__).resolve().parent / "data"
 FLOATS = np.arange(24, dtype=np.float32).reshape(6, 4)
 KIND = "FloatStorage"
 
@@ -72,7 +72,7 @@ def refusal(folder: Path, content: bytes) -> str:
 @pytest.mark.parametrize("file", ["torch_zip.bin", "torch_legacy.bin"])
 def test_files_of_the_real_torch(file: str) -> None:
     """Both containers of torch.save give every tensor, views of shared storages too."""
-    tensors = read_torch(DATA_FOLDER / file)
+    tensors = read_torch(DATA / file)
     assert list(tensors)[:3] == ["single", "rows", "half"]
     assert bytes_of(tensors["single"]) == counting(6, 4).tobytes()
     assert bytes_of(tensors["rows"]) == counting(6, 4)[2:4].tobytes()
@@ -87,7 +87,7 @@ def test_files_of_the_real_torch(file: str) -> None:
 
 def test_a_nested_state_dict_of_the_real_torch() -> None:
     """A module's state_dict under "model" is found, with its private attributes left out."""
-    tensors = read_torch(DATA_FOLDER / "torch_nested.pth")
+    tensors = read_torch(DATA / "torch_nested.pth")
     assert {key: tensor.shape for key, tensor in tensors.items()} == {
         "weight": (2, 3),
         "bias": (2,),
@@ -105,7 +105,7 @@ def test_a_nested_state_dict_of_the_real_torch() -> None:
 )
 def test_a_tensor_that_cannot_be_read_is_refused_when_it_is_used(key: str, expected: str) -> None:
     """Such a tensor has a name and a shape; format, size and rows are refused by name."""
-    tensor = read_torch(DATA_FOLDER / "torch_zip.bin")[key].renamed("other")
+    tensor = read_torch(DATA / "torch_zip.bin")[key].renamed("other")
     assert tensor.name == "other" and len(tensor.shape) in (1, 2)
     for use in (
         lambda: tensor.format,
@@ -119,7 +119,7 @@ def test_a_tensor_that_cannot_be_read_is_refused_when_it_is_used(key: str, expec
 
 def test_double_precision_is_given_as_single() -> None:
     """The nearest float32 of each number."""
-    tensor = read_torch(DATA_FOLDER / "torch_zip.bin")["double"]
+    tensor = read_torch(DATA / "torch_zip.bin")["double"]
     assert tensor.format.name == "F32" and tensor.num_bytes == 12
     assert bytes_of(tensor) == counting(3).tobytes()
 

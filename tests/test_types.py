@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typecheck import REPOSITORY, check_types
+from places import REPOSITORY
+from typecheck import check_types
 
 WRONG_CALL = '''"""A call across packages with a wrong type."""
 

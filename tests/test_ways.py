@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from places import REPOSITORY
 
 from edgellama.cli.application import COMMANDS
 from edgellama.cli.library_warnings import _Lines
@@ -19,7 +20,6 @@ from edgellama.quant import errors
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, ModelNotFoundError
 from edgellama.quant.ways import Way, command_line
 
-ROOT = Path(__file__).resolve().parent.parent
 WAY = Way("call it(x=1)", "run: edgellama it --x 1")
 # An option, or a command of ours.
 TYPED = re.compile(rf"(?<![\w-])--[a-z][a-z-]+|\bedgellama ({'|'.join(COMMANDS)})\b")
@@ -74,15 +74,15 @@ def is_telling(value: object) -> bool:
 def sources() -> list[Path]:
     """Our Python files."""
     folders = ("quant", "convert", "kernels_cpu", "edgellama")
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path for folder in folders for path in sorted((REPOSITORY / folder).rglob("*.py"))]
 
 
 def test_the_library_names_no_commands_where_calls_are_read() -> None:
     """Outside the commands, options and commands stand in a Way's terminal half alone."""
     wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {text!r}"
+        f"{path.relative_to(REPOSITORY)}:{line}: {text!r}"
         for path in sources()
-        if not {"cli", "server"} & set(path.relative_to(ROOT).parts)
+        if not {"cli", "server"} & set(path.relative_to(REPOSITORY).parts)
         for line, text, is_command in texts(path)
         if not is_command and TYPED.search(OTHERS.sub("", BUILDERS.sub("", text)))
     ]
@@ -92,7 +92,7 @@ def test_the_library_names_no_commands_where_calls_are_read() -> None:
 def test_commands_hold_no_calls() -> None:
     """What a terminal's user reads, in a Way or from the command line itself, is no Python."""
     wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {text!r}"
+        f"{path.relative_to(REPOSITORY)}:{line}: {text!r}"
         for path in sources()
         for line, text, is_command in texts(path)
         if is_command and CALLED.search(text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from places import DATA
 from reference.replying_engine import ReplyingEngine
 
 from edgellama.generation.chat.conversation import Conversation
@@ -16,8 +16,7 @@ from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
 
 TEMPLATES = {
-    path.stem: path.read_text("utf-8")
-    for path in (Path(__file__).parent / "data" / "tool_templates").glob("*.jinja")
+    path.stem: path.read_text("utf-8") for path in (DATA / "tool_templates").glob("*.jinja")
 }
 
 TEMPLATES["chatml"] = (

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from places import REPOSITORY
+
 BENCHMARKS = "benchmarks"
 SCRIPTS = (BENCHMARKS, "examples", "examples/desktop")
 LINKED = ("quant", "convert", "kernels_cpu")

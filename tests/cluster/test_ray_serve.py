@@ -18,13 +18,14 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from places import EXAMPLES
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 pytestmark = pytest.mark.ray
 CHAT = "/v1/chat/completions"
 KEY = "secret"
 KNOWN = {"authorization": f"Bearer {KEY}"}
-EXAMPLE = Path(__file__).parents[2] / "examples" / "replicas.yaml"
+EXAMPLE = EXAMPLES / "replicas.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,16 @@ from _thread import interrupt_main
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+
+from places import REPOSITORY
 
 HANDLING = ("CALL", "CALL_FUNCTION", "CALL_FUNCTION_EX", "CALL_FUNCTION_KW", "CALL_METHOD")
 """Opcodes after which signals are handled, besides those that jump back; others may call functions
 unseen, at whose beginnings they are handled."""
 OWN_FILES = (
-    str(Path(__file__).parents[2]),
+    str(REPOSITORY),
     *(module.__file__ for module in (contextlib, threading, weakref, _weakrefset)),
 )
 """Whose places are counted; what else is called is interrupted at its beginning."""
