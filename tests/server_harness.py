@@ -1,4 +1,4 @@
-"""A server in a thread of the test's own process, on a free port, and what clients get from it."""
+"""Servers on a free port, in a thread of the test or in a process of their own; their clients."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -102,3 +105,31 @@ def sse_events(text: str) -> list[tuple[str | None, Any]]:
         if data is not None:
             events.append((name, data if data == "[DONE]" else json.loads(data)))
     return events
+
+
+@contextmanager
+def served(
+    model: Path, *arguments: str, stdin: int = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A server on a free port, and the facts that it prints; killed if it does not end itself."""
+    command = [sys.executable, "-m", "edgellama", "serve", str(model), "--only", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def client_of(facts: dict[str, Any]) -> httpx.Client:
+    """A client with the key that the server printed."""
+    headers = {"authorization": f"Bearer {facts['token']}"}
+    return httpx.Client(base_url=facts["url"], headers=headers, timeout=60, verify=False)

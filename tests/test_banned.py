@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guessed_texts import Oracle, decode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
-from test_drafts import Oracle, decode
 
 from edgellama import Llama
 from edgellama.engine.engine import Engine

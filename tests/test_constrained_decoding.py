@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guessed_texts import Oracle, decode
 from reference.tiny_models import TinyLlama, write_tiny_llama
-from test_drafts import Oracle, decode
 
 from edgellama import Llama
 from edgellama.constraints.answer_form import AnswerForm, answer_form

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.constraint_texts import END, byte_tokenizer, form
-from test_tokenizer_sentencepiece import CASES, both_ways
+from reference.sentencepiece_models import CASES, both_ways
 
 from edgellama.constraints.answer_form import AnswerForm
 from edgellama.constraints.compiler import ConstraintCompiler

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors
+from damage import MUTATIONS
 from safetensors.numpy import save_file
 from safetensors_bytes import entry, file_of, saved
-from test_gguf_fuzz import MUTATIONS
 from traced_memory import traced_peak
 
 from edgellama.convert.sources.safetensors_reader import read_safetensors

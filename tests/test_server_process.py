@@ -11,16 +11,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from conftest import CliRunner, keep_kernels
 from patience import until
-from server_harness import sse_events
+from server_harness import client_of, served, sse_events
 from stalling_index import until_some_came
 
 from edgellama.cli.application import run
@@ -29,34 +27,6 @@ from edgellama.server.run import open_sockets
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "temperature": 0}
-
-
-@contextlib.contextmanager
-def served(
-    model: Path, *arguments: str, stdin: int = subprocess.DEVNULL
-) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """A server on a free port, and the facts that it prints; killed if it does not end itself."""
-    command = [sys.executable, "-m", "edgellama", "serve", str(model), "--only", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, *arguments],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield process, json.loads(process.stdout.readline())
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def client_of(facts: dict[str, Any]) -> httpx.Client:
-    """A client with the key that the server printed."""
-    headers = {"authorization": f"Bearer {facts['token']}"}
-    return httpx.Client(base_url=facts["url"], headers=headers, timeout=60, verify=False)
 
 
 def test_a_sidecar_prints_its_address_and_ends_with_stdin(tiny_path: Path) -> None:

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
+from damage import MUTATIONS
 from places import DATA
-from test_gguf_fuzz import MUTATIONS
 from traced_memory import traced_peak
 
 from edgellama.convert.sources.torch_reader import read_torch

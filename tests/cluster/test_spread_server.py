@@ -11,8 +11,7 @@ import pytest
 from cluster.stage_harness import MortalStage
 from conftest import CliRunner
 from patience import until
-from server_harness import RunningServer, running_server, sse_events
-from test_server_process import client_of, served
+from server_harness import RunningServer, client_of, running_server, served, sse_events
 
 from edgellama.cluster.spread_llama import SpreadLlama
 from edgellama.cluster.stages.stage import Stage
