@@ -18,7 +18,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from card_compiler import NUM_WORKERS, compiled
+from harness.card_compiler import NUM_WORKERS, compiled
 from places import DOCS
 
 from edgellama.cuda.card_tiers import SM_75, SM_80

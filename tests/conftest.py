@@ -19,7 +19,7 @@ from edgellama.models.pulling import pull
 
 if TYPE_CHECKING:
     import httpx
-    from server_harness import RunningServer
+    from harness.servers import RunningServer
 
 pytest_plugins = ("whole_run",)
 # Hundreds of processes are started, each of which would compile all that it imports.
@@ -72,7 +72,7 @@ def code_llama_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stalling_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """pip, here and in processes that are started, knows an index that stalls in the middle."""
-    from stalling_index import running_index
+    from doubles.stalling_index import running_index
 
     with running_index() as url:
         monkeypatch.setenv("PIP_INDEX_URL", url)
@@ -85,7 +85,7 @@ def stalling_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of the tiny model alone, with files of its own."""
-    from server_harness import running_server
+    from harness.servers import running_server
 
     from edgellama.server.settings import ServerSettings
 

@@ -1,7 +1,7 @@
 """A plugin of pytest: every engine of the tests lies on a graphics card, if it may.
 
-``pytest -p on_card tests/test_session.py ...``: the driver is a double, whose kernels are naive. So
-one suite of tests holds for both places where keys and values may lie.
+``pytest -p on_card tests/generation/test_session.py ...``: the driver is a double with naive
+kernels. So one suite of tests holds for both places where keys and values may lie.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import naive_card
 import pytest
-from fake_cuda import FakeCard, FakeCuda
+from doubles import naive_card
+from doubles.fake_cuda import FakeCard, FakeCuda
 
 from edgellama.cuda.driver import Driver
 from edgellama.engine.card import device

@@ -44,9 +44,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
-    from cache_harness import ENGINE_KERNELS, OTHER_KERNELS, READ_ONLY_KERNELS, cache_kernels
-    from card_compiler import DEFAULT_CPU_FORM, DEFAULT_RUN, compiled
-    from kernel_harness import TIERS, sampled_kernels
+    from harness.caches import ENGINE_KERNELS, OTHER_KERNELS, READ_ONLY_KERNELS, cache_kernels
+    from harness.card_compiler import DEFAULT_CPU_FORM, DEFAULT_RUN, compiled
+    from harness.kernels import TIERS, sampled_kernels
 
     from edgellama.engine.usual_kernels import usual_kernels
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, read_or_compile

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.servers import RunningServer, running_server
 from reference.thinking_model import ANSWER, THOUGHT, write_thinking_model
-from server_harness import RunningServer, running_server
 
 from browser.conftest import until
 from edgellama.server.settings import ServerSettings

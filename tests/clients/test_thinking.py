@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from harness.servers import RunningServer, running_server
 from reference.thinking_model import ANSWER, THOUGHT, write_thinking_model
-from server_harness import RunningServer, running_server
 
 from edgellama.server.settings import ServerSettings
 

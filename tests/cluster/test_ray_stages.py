@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CliRunner
-from server_harness import client_of, served
+from harness.servers import client_of, served
 
 from edgellama.cluster.ray_stages import RayStage, start_stages
 from edgellama.cluster.spread_llama import SpreadLlama

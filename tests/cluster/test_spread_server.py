@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from cluster.stage_harness import MortalStage
 from conftest import CliRunner
-from patience import until
-from server_harness import RunningServer, client_of, running_server, served, sse_events
+from harness.patience import until
+from harness.servers import RunningServer, client_of, running_server, served, sse_events
 
 from edgellama.cluster.spread_llama import SpreadLlama
 from edgellama.cluster.stages.stage import Stage

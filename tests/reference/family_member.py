@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch_bytes
+from raw_files import torch_bytes
 
 from reference import family_tokenizers as tokenizers
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch_bytes
+from raw_files import torch_bytes
 
 from reference import family_tokenizers as tokenizers
 from reference.family_member import Array, Member

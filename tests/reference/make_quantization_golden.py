@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType
-from quantization_errors import LEGACY, Array, column_importance, errors_of, row_sets
 
 from edgellama.quant.formats import FORMATS_BY_NAME
+from reference.quantization_errors import LEGACY, Array, column_importance, errors_of, row_sets
 
 GOLDEN = Path(__file__).parent.parent / "data" / "llama_cpp_quantization.json"
 SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")

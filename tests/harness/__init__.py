@@ -1,0 +1,1 @@
+"""Runs parts of edgellama for tests, and hides how they are called."""

@@ -1,0 +1,1 @@
+"""Files as raw bytes, right or wrong on purpose."""
