@@ -1,9 +1,9 @@
 """Finds the packages: from a checkout through the links in ``edgellama``, or by a table.
 
 ``edgellama/quant``, ``convert`` and ``kernels_cpu`` are symbolic links to the folders at the top,
-so that an editable install is one plain folder, which type checkers and freezers see as well. A
-checkout without links (Windows, some archives) has small text files in their place: there the
-table maps the folders, which installs the same.
+so that an editable install is one plain folder, which type checkers and freezers see, too. A
+checkout without links (Windows, some archives) has small text files in their place. There, the
+table maps the folders, and the same is installed.
 """
 
 import runpy

@@ -1,7 +1,7 @@
 """From a checkpoint to a GGUF file: ``convert`` writes it, ``plan`` tells what it would write.
 
-A conversion is streamed, so it takes little memory whatever the model; it can be stopped and
-resumed, and says how exact the result is.
+A conversion streams its source, so it takes little memory for any model. It can be stopped and
+resumed, and reports how exact the result is.
 """
 
 from __future__ import annotations

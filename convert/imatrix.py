@@ -1,7 +1,7 @@
 """Importance matrices on disk: llama.cpp's GGUF files, read and written, and its older .dat files.
 
-Knows names, sums and counts, and checks every length against the file. Whether a row fits the
-tensor of its name is left to those who use it.
+It knows names, sums and counts, and checks every length against the file. The callers check whether
+a row fits the tensor of its name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Metadata of the file to be written: values with their GGUF types.
 
-Writing the bytes is the writer's business; which keys there are is known to those who build them.
+``output.writer`` writes the bytes. The modules that build metadata know the keys.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The options of a conversion, read from what a user writes, checked before anything is opened.
+"""The options of a conversion: read from what a user writes, and checked before a file is opened.
 
-``quant.recipes`` knows what the formats are, and ``pipeline`` what is done with all of it.
+``quant.recipes`` knows the formats, and ``pipeline`` uses the options.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The whole conversion on one page: open, plan, quantize and write each tensor, check, rename.
+"""The whole conversion: open, plan, quantize and write each tensor, check, rename.
 
-What a step does is left to the module that it names; here is their order, and what becomes of
+Each step is in a module of its own. This module has their order, and decides what becomes of
 unfinished files when one of them fails.
 """
 

@@ -1,6 +1,6 @@
-"""What of an open model may be changed at any time: its threads, its memory, how many texts run.
+"""What may be changed about an open model at any time: threads, memory, how many texts run at once.
 
-Loading it and closing it are left to open_model.
+``open_model`` loads and closes the model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chat formats under their public address: rendering messages, and encoding them to tokens.
+"""The public address of chat formats: rendering messages, and encoding them to tokens.
 
 The code is in ``edgellama.text``; this module keeps the import that users write.
 """

@@ -1,6 +1,6 @@
-"""What a model thinks of texts that are there: probabilities, a choice, a verdict.
+"""A model that judges given texts: probabilities, a choice, a verdict.
 
-How each is computed is left to ``generation``: ``scoring`` and ``moderation``.
+``generation.judging`` computes them, in ``scoring`` and ``moderation``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What loading a model did, in lines for a log: its file, its types, its code, its memory.
+"""What loading a model did, in lines for a log: its file, types, code and memory.
 
-Loading is left to ``loading``, which logs them at DEBUG.
+``loading`` logs them at DEBUG.
 """
 
 from __future__ import annotations

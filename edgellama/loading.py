@@ -1,6 +1,6 @@
-"""From a path or a name to a model that can compute: file, tokenizer and engine.
+"""Loads a model by a path or a name: file, tokenizer and engine.
 
-The facade decides what texts are made with them.
+``open_model`` holds them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A model that is open: from a name to its parts, and what ends with it when it is closed.
+"""An open model: loaded by name into its parts, and closed with everything that depends on it.
 
-What may be changed meanwhile is known to adjustable_model; what is done with it is left to
-session_model, retrieval_model, judging_model and llama.
+``adjustable_model`` knows what may change meanwhile. Its uses are in ``session_model``,
+``retrieval_model``, ``judging_model`` and ``llama``.
 """
 
 from __future__ import annotations

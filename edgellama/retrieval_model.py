@@ -1,6 +1,6 @@
-"""What finds texts again: their vectors, and documents in the order of a query.
+"""A model that finds texts: their vectors, and documents in the order of a query.
 
-How each is computed is left to ``generation``: ``embedding`` and ``reranking``.
+``generation.judging`` computes both, in ``embedding`` and ``reranking``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A model as its texts use it: sessions, adapters beside the weights, hooks in the steps.
 
-``open_model`` knows what holds the model, and ``generation`` what texts are made.
+``open_model`` holds the model, and ``generation`` generates the texts.
 """
 
 from __future__ import annotations

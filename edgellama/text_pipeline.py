@@ -1,6 +1,6 @@
-"""``transformers``' way to call a model, so that examples port by changing an import.
+"""``transformers``' way to call a model, so that examples work with a changed import.
 
-What goes in and what comes out is that of its text-generation pipeline; its options become ours.
+Input and output are those of its text-generation pipeline; its options become ours.
 """
 
 from __future__ import annotations

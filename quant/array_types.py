@@ -1,6 +1,7 @@
 """Types of arrays that many modules pass on.
 
-They say the type of a number and what an axis is; what is in an array is said where it is made.
+They give the type of a number and the meaning of each axis. The content of an array is explained
+where it is made.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Values under a model's keys in GGUF metadata, each checked for its type when it is read.
+"""Reads values under a model's keys in GGUF metadata, each checked for its type.
 
-``model_config`` and ``rope_config`` know what they mean, and which belong together.
+``model_config`` and ``rope_config`` know what they mean, and which ones belong together.
 """
 
 from __future__ import annotations

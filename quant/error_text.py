@@ -1,6 +1,6 @@
-"""How an offending value is written into an error's message, and which other one may be meant.
+"""Writes an offending value into an error's message, and guesses which other value was meant.
 
-The form of a file's error is known here, too; which values are right is left to the raiser.
+It also has the form of an error about a file. The caller knows which values are right.
 """
 
 from __future__ import annotations

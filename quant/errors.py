@@ -1,7 +1,7 @@
 """The one tree of errors that edgellama raises on purpose.
 
-Every class derives from EdgellamaError, so that one ``except`` is enough; those with a natural
-built-in parent have that too. The raiser knows which message to write.
+Every class derives from EdgellamaError, so that one ``except`` is enough. Those with a natural
+built-in parent also derive from that. The code that raises an error writes its message.
 """
 
 from __future__ import annotations

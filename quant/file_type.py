@@ -1,4 +1,4 @@
-"""Which type a model's file has as a whole, as it says itself or as most of its bytes tell.
+"""The type of a model's file as a whole: what the file says, or what most of its bytes are.
 
 ``recipes`` knows what a type makes of each tensor.
 """

@@ -1,6 +1,6 @@
-"""How much memory can still be had: by the operating system, a container's limit and ulimit.
+"""How much memory is still free: by the operating system, a container's limit and ulimit.
 
-What a model would take of it is left to who asks.
+The callers know how much of it a model would take.
 """
 
 from __future__ import annotations

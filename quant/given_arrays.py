@@ -1,6 +1,6 @@
-"""Arrays of other libraries that a caller gives: torch's, JAX's, whatever has DLPack or a buffer.
+"""Arrays of other libraries that a caller gives: torch's, JAX's, anything with DLPack or a buffer.
 
-They are copied where NumPy cannot look at them. What numbers are allowed is left to who asks.
+They are copied if NumPy cannot read them in place. The callers know which numbers are allowed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a caller gave, checked by its kind: numbers, paths, functions, names of options.
+"""Checks the kind of a value that a caller gave: number, path, function, name of an option.
 
-Which numbers and texts an option allows is left to who has the option.
+The module of each option knows which numbers and texts it allows.
 """
 
 from __future__ import annotations

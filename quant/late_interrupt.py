@@ -1,6 +1,6 @@
-"""Ctrl-C that comes within a finalizer, where Python would tell of it and forget it.
+"""Keeps a Ctrl-C that comes inside a finalizer, where Python would only print it and forget it.
 
-A finalizer catches it, does all that it has to do, and lets it come again for whoever runs then.
+The finalizer catches it, finishes its work, and has it raised again in the code that runs then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which tensors a Llama has, by GGUF name, and their shapes: the rule that engine, converter and
-footprint share.
+"""The tensors of a Llama by GGUF name, and their shapes: one rule for all who need them.
 
-Formats are ``formats``' and ``recipes``'; finding the tensors in a source is the converter's.
+They are the engine, the converter and the footprint. ``formats`` and ``recipes`` know formats; the
+converter finds the tensors in a source.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Opening a file for reading where it lies: checked to be a regular file, mapped read-only.
+"""Opens a file for reading in place: checks that it is a regular file, and maps it read-only.
 
-The readers of each format know what the bytes mean. A file that is cut short while it is mapped has
-pages that end the process when they are touched; ``read_at`` reads without them.
+The readers of each format know what the bytes mean. If a file is cut short while it is mapped,
+touching its lost pages ends the process; ``read_at`` reads without touching the mapping.
 """
 
 from __future__ import annotations

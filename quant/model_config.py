@@ -1,8 +1,8 @@
 """What a GGUF file says about the model: sizes and constants of a Llama.
 
-Read from the metadata and checked against each other. The engine reads a file by these rules,
-and the converter checks by them what it is about to write; positions are ``rope_config``'s, tensors
-``llama_tensors``'.
+They are read from the metadata and checked against each other. The engine reads files by these
+rules, and the converter checks by them what it will write. ``rope_config`` has positions,
+``llama_tensors`` has tensors.
 """
 
 from __future__ import annotations

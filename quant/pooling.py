@@ -1,6 +1,6 @@
 """How a file says that a text's states become one vector: GGUF's key and its values.
 
-The engine's side, which pools them, is ``generation.judging.embedding``.
+``generation.judging.embedding`` does the pooling.
 """
 
 from __future__ import annotations

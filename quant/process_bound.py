@@ -1,6 +1,6 @@
-"""What lives in one process and there once: it has threads, a mapped file or a running text.
+"""A base class for what exists in one process only: it has threads, a mapped file, a text.
 
-Copying and pickling are refused here in words; what each of them holds is its own business.
+It can be neither copied nor pickled. Each subclass knows what it holds.
 """
 
 from __future__ import annotations

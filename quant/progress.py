@@ -1,6 +1,6 @@
-"""How far something has come, as it is told to who asked for it.
+"""The type of a callback that reports progress.
 
-The type alone: what is counted, bytes or steps, is said by each call that takes one.
+Each call that takes one says what is counted, such as bytes or steps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Recipes: which format each tensor of a Llama gets for a type such as ``q4_k_m``.
 
 The mixes and fallbacks are those of llama.cpp's llama-quantize for the llama architecture, so that
-a file has the size and quality that its name promises. The quantizers know how the bytes of a
-format are computed.
+a file has the size and quality that its name promises. ``kernels_cpu.quantizers`` computes the
+bytes of a format.
 """
 
 from __future__ import annotations

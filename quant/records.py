@@ -1,10 +1,10 @@
 """Frozen dataclasses that cost next to nothing to define.
 
 ``dataclasses`` compiles six methods for every frozen class while its module is imported, a fifth of
-the time before a first token. Here ``__init__`` is compiled for classes that have more than a few
-instances, or when somebody looks at it, and the others are closures. All else is as there:
-``fields``, ``replace`` and ``asdict`` know these classes. Every field is an argument; what derives
-from one must be decorated here, too.
+the time before a first token. Here, ``__init__`` is compiled only for classes that get more than a
+few instances, or when somebody looks at it; the other methods are closures. All else is the same:
+``fields``, ``replace`` and ``asdict`` accept these classes. Every field is an argument. A subclass
+must be decorated here, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files that are replaced in one step: whoever looks finds the old one or the new one, whole.
+"""Replaces a file in one step: a reader finds the old one or the new one, whole.
 
 An error of the system names the file that was meant.
 """

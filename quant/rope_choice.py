@@ -1,7 +1,7 @@
-"""A user's choice how positions are scaled, in place of what a file says.
+"""A user's choice of how positions are scaled, in place of what a file says.
 
-Knows how a choice is written, and the context length that follows from it. The angles are left to
-the engine.
+It knows how a choice is written, and the context length that follows from it. The engine computes
+the angles.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a file says that positions are rotated and scaled.
 
-The angles that follow are the engine's, a user's own choice is ``rope_choice``'s.
+The engine computes the angles; ``rope_choice`` is a user's own choice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Sampling that a model file recommends: llama.cpp's keys under ``general.sampling.``.
+"""The sampling that a model file recommends: llama.cpp's keys under ``general.sampling.``.
 
-The converter writes them, chats use them. ``sampling`` knows how tokens are chosen by them.
+The converter writes them, and chats use them. ``edgellama.sampling`` chooses tokens by them.
 """
 
 from __future__ import annotations

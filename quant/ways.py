@@ -1,7 +1,7 @@
 """What a reader can do about an error or a warning, in words for the place where it is read.
 
-A library's user calls, a terminal's user types; neither can do what the other can. Which of the
-two reads is known to the command line alone: everywhere else the words are Python's.
+A library's user writes calls, a terminal's user types commands. Only the command line knows that it
+is one; everywhere else the words are Python's.
 """
 
 from __future__ import annotations

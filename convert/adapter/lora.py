@@ -1,7 +1,7 @@
-"""A PEFT adapter as a GGUF file, as llama.cpp's convert_lora_to_gguf writes it.
+"""Converts a PEFT adapter to a GGUF file, as llama.cpp's convert_lora_to_gguf writes it.
 
-The whole conversion on one page: settings, base model, pairs of factors, file. Adapters are
-small, so tensors are written one after the other without threads.
+All steps are on this page: settings, base model, pairs of factors, file. Adapters are small, so
+tensors are written one after another without threads.
 """
 
 from __future__ import annotations

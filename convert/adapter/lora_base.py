@@ -1,6 +1,6 @@
-"""The model that an adapter belongs to: the shapes it must fit, and the heads of its attention.
+"""The model that an adapter belongs to: the shapes that it must fit, and its attention's heads.
 
-Only config.json or a GGUF header is read; the weights of a checkpoint need not be there.
+Only config.json or a GGUF header is read, so a checkpoint's weights need not be there.
 """
 
 from __future__ import annotations

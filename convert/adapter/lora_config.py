@@ -1,6 +1,6 @@
-"""What a PEFT adapter's adapter_config.json says: the scale of each matrix, and what is refused.
+"""Reads a PEFT adapter's adapter_config.json: the scale of each matrix, and what is refused.
 
-Knows LoRA's variants by the settings that ask for them; a GGUF adapter holds plain LoRA alone.
+It knows LoRA's variants by their settings. A GGUF adapter can only hold plain LoRA.
 """
 
 from __future__ import annotations

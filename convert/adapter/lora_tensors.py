@@ -1,6 +1,6 @@
 """The factors in a PEFT adapter's weights: paired, named as in GGUF, and checked for shape.
 
-A pair adds scale * B A to a matrix of the base model. Scales are lora_config's business.
+A pair adds scale * B A to a matrix of the base model. ``lora_config`` reads the scales.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Weights that another program has quantized: what they are, by their tensors, and their values.
+"""Weights that another program has quantized: recognised by their tensors, and expanded to floats.
 
-``recognition`` tells which way it was and gives a tensor for each, of the ``*_tensor`` files. A way
-that is known and not converted is in ``foreign_methods``.
+``recognition`` finds the method, and makes a tensor of one of the ``*_tensor`` files. Methods that
+are known but not converted are in ``foreign_methods``.
 """

@@ -1,6 +1,6 @@
-"""Columns of matrices that lie row by row in a file: read in slabs that stay for the next call.
+"""Reads columns of matrices that lie row by row in a file, in slabs that stay for the next call.
 
-GPTQ and AWQ store a matrix transposed, so that a few of its rows are a few columns of the file's.
+GPTQ and AWQ store a matrix transposed, so a few of its rows are a few columns in the file.
 """
 
 from __future__ import annotations

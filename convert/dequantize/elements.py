@@ -1,7 +1,7 @@
 """Numbers as safetensors and torch store them: rows of a tensor as NumPy arrays, and as f32.
 
 FP8 is read by tables of its 256 values (OCP's E4M3 and E5M2, and AMD's variants without negative
-zero and infinities), FP4 by its 16. The methods know what a number stands for.
+zero and infinities), FP4 by its 16 values. The ``*_tensor`` files know what a number stands for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Ways to quantize a checkpoint that are told apart but not converted: by the tensors they leave.
+"""Methods of quantization that are recognised by their tensors, but not converted.
 
-Each has a name, and what its user can do instead.
+Each has a name, and advice for its user.
 """
 
 from __future__ import annotations

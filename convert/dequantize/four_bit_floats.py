@@ -1,8 +1,8 @@
 """Matrices of four-bit floats (E2M1), NVFP4 and MXFP4, as F32.
 
-Two numbers lie in a byte, the first below; groups of a row share a scale. MXFP4 has powers of two
-for 32 numbers each, NVFP4 FP8 for 16, and one number for the whole matrix: compressed-tensors
-divides by it, ModelOpt multiplies.
+Two numbers lie in a byte, the first one in the low bits; groups of a row share a scale. MXFP4 has a
+power of two for 32 numbers. NVFP4 has an FP8 for 16 numbers, and one number for the whole matrix:
+compressed-tensors divides by it, ModelOpt multiplies.
 """
 
 from __future__ import annotations

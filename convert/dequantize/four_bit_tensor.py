@@ -1,7 +1,7 @@
 """Matrices that bitsandbytes stores in 4 bits, NF4 or FP4, as F32.
 
-Each number is a place in a table of 16 values, times the largest magnitude of its block. Blocks
-run along the rows and from one to the next; their magnitudes may be quantized themselves.
+A number is an index into a table of 16 values, times the largest magnitude of its block. Blocks run
+along the rows and from one row to the next; their magnitudes may be quantized, too.
 Source: bitsandbytes' dequantize_4bit and QuantState.
 """
 

@@ -1,8 +1,8 @@
-"""Matrices of packed integers with a scale and a zero point for groups of columns: GPTQ, AWQ and
-compressed-tensors' packed format, as F32.
+"""Matrices of packed integers with a scale and a zero point for each group of columns, as F32.
 
-A weight is (integer - zero point) x scale. GPTQ and AWQ store the matrix transposed; AWQ
-interleaves the eight integers of a word. GPTQ's first version stores zero points less one.
+They are GPTQ's, AWQ's and compressed-tensors' packed format. A weight is (integer - zero point) x
+scale. GPTQ and AWQ store the matrix transposed; AWQ interleaves the eight integers of a word.
+GPTQ's first version stores zero points less one.
 Sources: auto_gptq's qlinear_cuda_old and unpack_awq, AutoAWQ's gemv, compressed_tensors'
 unpack_from_int32.
 """

@@ -1,5 +1,7 @@
-"""Finds the parts of matrices of packed integers among a module's tensors: GPTQ's, AWQ's and
-compressed-tensors', which are told apart by names and shapes.
+"""Finds the parts of a matrix of packed integers among a module's tensors.
+
+GPTQ, AWQ and compressed-tensors are told apart by names and shapes. ``grouped_tensor`` expands the
+matrix.
 """
 
 from __future__ import annotations

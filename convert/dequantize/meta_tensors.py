@@ -1,7 +1,7 @@
 """What Meta's quantized Llama 3.2 adds to its matrices: a low-rank adaptor, and a rotated input.
 
 QLoRA's adaptor was trained with the quantized matrix and belongs to it. SpinQuant multiplies the
-input of each w2 with a Hadamard matrix when it runs; here the matrix itself is turned instead.
+input of each w2 with a Hadamard matrix when it runs; here the matrix itself is rotated instead.
 Sources: llama_models' quantization/loader, llama_stack's hadamard_utils.
 """
 

@@ -1,7 +1,7 @@
-"""Small unsigned integers that lie in 32-bit words, lowest bits first.
+"""Small unsigned integers in 32-bit words, lowest bits first.
 
-Without gaps words need not hold whole numbers: those of three bits cross from one to the next. With
-gaps the bits behind the last whole number of a word are unused.
+Without gaps, a number may lie in two words, as those of three bits do. With gaps, the bits behind
+the last whole number of a word are unused.
 """
 
 from __future__ import annotations

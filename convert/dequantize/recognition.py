@@ -1,7 +1,7 @@
-"""Finds out by its tensors how a checkpoint was quantized, and gives its weights as floats.
+"""Recognises by its tensors how a checkpoint was quantized, and gives its weights as floats.
 
-What config.json says counts only where tensors leave a choice: many files keep an entry about a
-quantization that they do not have, and many that are quantized say nothing.
+config.json counts only if the tensors leave a choice: many files keep an entry about a quantization
+that they do not have, and many that are quantized have none.
 """
 
 from __future__ import annotations

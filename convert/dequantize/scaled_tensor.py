@@ -1,8 +1,8 @@
-"""Matrices of small numbers, FP8 or int8, times one scale for the tensor, each row, or each block.
+"""Matrices of FP8 or int8 numbers, times one scale for the tensor, each row, or each block.
 
-So store FP8 checkpoints of Meta and FBGEMM (a scale a row), AutoFP8 and ModelOpt (one scale),
-DeepSeek's (blocks of 128 x 128), compressed-tensors' and torchao's (any of them, int8 too), MXFP8
-(32 numbers of a row), Meta's int8 and bitsandbytes' (int8 with a scale a row). All multiply:
+They are FP8 checkpoints of Meta and FBGEMM (a scale for a row), AutoFP8 and ModelOpt (one scale),
+DeepSeek (blocks of 128 x 128), compressed-tensors and torchao (any of these, also int8), MXFP8 (32
+numbers of a row), Meta's int8, and bitsandbytes' (int8 with a scale for a row). All multiply:
 ``weight_scale_inv`` is the inverse of what the weights were multiplied with.
 """
 

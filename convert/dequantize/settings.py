@@ -1,6 +1,6 @@
-"""What config.json and quantize_config.json say about a quantization, as far as it is of use.
+"""What config.json and quantize_config.json say about a quantization, as far as it is used.
 
-They are hints: an entry of another type than it should have counts as absent.
+They are only hints: an entry of a wrong type counts as absent.
 """
 
 from __future__ import annotations

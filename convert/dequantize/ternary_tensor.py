@@ -1,7 +1,7 @@
 """BitNet's matrices of -1, 0 and 1 with one scale, four numbers in a byte, as F32.
 
-A byte holds numbers of four rows that lie a quarter of the matrix apart, the first lowest. The
-scale divides, or multiplies where config.json names AutoBitLinear.
+A byte holds numbers of four rows that lie a quarter of the matrix apart, the first row in the
+lowest bits. The scale divides, or multiplies if config.json names AutoBitLinear.
 Source: transformers.integrations.bitnet.
 """
 

@@ -1,5 +1,5 @@
-"""What a Llama's file says of it: names, shapes, sizes and constants, from any kind of source.
+"""What a file says about a Llama: names, shapes, sizes and constants, from any kind of source.
 
-``description`` joins it all. ``family`` says what is a Llama, ``names`` and ``hparams`` turn names
+``description`` joins them. ``family`` says what is a Llama, ``names`` and ``hparams`` turn names
 and sizes into GGUF's. Nothing is quantized here.
 """

@@ -1,7 +1,7 @@
-"""Tensors that are made of another: some of its rows, its values times a number, rows of length 1.
+"""Tensors made from another one: some of its rows, its values times a number, rows of length 1.
 
-They are read as their source is, a few rows at a time. Which tensors need it is left to who knows a
-family of models.
+They are read a few rows at a time, like their source. ``layout`` and the modules of a family know
+which tensors need it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the GGUF file of a checkpoint will hold: all metadata and tensors, nothing quantized yet.
 
-All of a conversion that is about Llamas is joined here: names, sizes, vocabulary, chat template.
-Reading the source and writing the file are left to others.
+It joins everything about Llamas in a conversion: names, sizes, vocabulary, chat template.
+``sources`` reads, ``output`` writes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which checkpoints are Llamas: by the architecture that their configuration names.
 
-Sizes are read by hparams; here only the name decides, and what makes a Llama something else.
+Only the name decides, and settings that make a model something else. ``hparams`` reads sizes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The keys under ``general.``: what the model is called, how large it is, its licence.
+"""The keys under ``general.``: a model's name, size and licence.
 
-Keys of the architecture, such as its sizes, are left to ``hparams``.
+``hparams`` has the keys of the architecture.
 """
 
 from __future__ import annotations

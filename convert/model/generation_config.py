@@ -1,6 +1,6 @@
-"""What generation_config.json says: more tokens that end a text, and recommended sampling.
+"""Reads generation_config.json: further tokens that end a text, and recommended sampling.
 
-Files of Meta's have none. The engine knows how a reply ends and tokens are chosen.
+Meta's own files have none. The engine knows what becomes of both.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Multipliers of Granite's and MiniCPM's GGUF files, which have keys there, in a Llama's file.
+"""Turns the multipliers of Granite's and MiniCPM's GGUF files into weights of a Llama.
 
-Nothing is quantized anew, as the stream of residuals may have any scale: it is the model's over
-what residuals are multiplied with. So only the embedding changes, by its blocks' scales, and the
-last norm, which is of floats; the epsilon of norms is of the stream's scale squared. What scores
-are multiplied with goes into the rotation of queries and keys.
+Nothing is quantized anew. The stream of residuals may have any scale: it becomes the model's own
+divided by the multiplier of residuals. So only the embedding changes, by the scales of its blocks,
+and the last norm, which consists of floats; the epsilon of norms changes by the square of the
+stream's scale. The multiplier of scores goes into the rotation of queries and keys.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""GGUF files of other architectures that are Llamas, without quantizing anything anew.
+"""GGUF files of other architectures that are Llamas, converted without quantizing anything anew.
 
-In some the rows of queries and keys are in Hugging Face's order, and some have matrices in one;
-rows are taken as they are stored. Granite's and MiniCPM's have multipliers, which are
-``gguf_multipliers``'.
+Some have the rows of queries and keys in Hugging Face's order, and some have joined matrices; rows
+are taken as they are stored. ``gguf_multipliers`` handles Granite's and MiniCPM's multipliers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A GGUF file as a source of another: its metadata with the types it has there.
+"""A GGUF file as a source of another one: its metadata with the types that it has there.
 
-Reading the file is left to ``quant.gguf``, what a user sets besides to ``metadata_override``.
+``quant.gguf`` reads the file, ``metadata_override`` has what a user adds.
 """
 
 from __future__ import annotations

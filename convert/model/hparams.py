@@ -1,6 +1,7 @@
 """Sizes and constants of a Llama, from config.json or params.json to GGUF's keys.
 
-Where the configuration is silent, shapes of tensors or a table of the family's releases decide.
+If the configuration does not say something, shapes of tensors or a table of the family's releases
+decide.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Adapters added to a model's matrices while these are read, a few rows at a time.
+"""Adds adapters to a model's matrices while these are read, a few rows at a time.
 
-What is written then is what the adapter would have done, without it. Reading an adapter's file is
-quant.gguf's.
+The written file then computes what the model with its adapters would. ``quant.gguf`` reads an
+adapter's file.
 """
 
 from __future__ import annotations

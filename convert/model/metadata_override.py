@@ -1,6 +1,6 @@
 """``KEY=VALUE`` on the command line as metadata: the type that a key has, or a guess.
 
-Keys that the converter itself decides and arrays of the tokenizer are refused.
+Keys that the converter itself decides, and arrays of the tokenizer, are refused.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Multipliers of Granite, MiniCPM and others, for embeddings, residuals and more, as weights of a
-Llama.
+"""Turns multipliers of Granite, MiniCPM and others (of embeddings, residuals ...) into weights.
 
-A Llama's stream of residuals may have any scale, since each use begins with a norm: it is Granite's
-over the embedding's multiplier, so that an embedding that is the output too stays one. What
-residuals are multiplied with is shared by both matrices on the way, so that neither becomes small.
+A Llama's stream of residuals may have any scale, since each use begins with a norm. It becomes the
+model's divided by the embedding's multiplier, so that an embedding that is the output too stays one
+matrix. The multiplier of residuals is divided between both matrices on the way, so that neither
+becomes small.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a source's tensor names to GGUF's: one table for Hugging Face, one for Meta.
 
-Buffers that no model needs are dropped; any other name is refused. Shapes are checked elsewhere.
+Buffers that no model needs are dropped; any other name is refused. ``layout`` checks shapes.
 """
 
 from __future__ import annotations

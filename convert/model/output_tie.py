@@ -1,7 +1,7 @@
-"""Whether a model's output is its embedding: what the configuration says against what is there.
+"""Whether a model's output is its embedding: compares the configuration with the tensors.
 
-An output of its own that differs is kept, whatever the configuration says: merged adapters and
-added tokens leave such files.
+An output that differs from the embedding is kept, whatever the configuration says: merged adapters
+and added tokens leave such files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Matrices that some checkpoints have in one, apart: queries, keys and values, gate and up.
+"""Takes joined matrices of some checkpoints apart: queries, keys and values; gate and up.
 
 Phi-3, GLM, Baichuan, Qwen 1 and Granite 4 put one below the other. InternLM 2 puts the queries of
-each key head before it and its values, and TeleChat each key head before its values. Names that are
-no Llama's are ``tensor_names``'.
+each key head before its key and values, and TeleChat puts each key head before its values.
+``tensor_names`` renames the results.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How a checkpoint's texts become vectors: from what sentence-transformers says to GGUF's key.
+"""How a checkpoint's texts become vectors: from sentence-transformers' files to GGUF's key.
 
-``quant.pooling`` knows which kinds of pooling the engine has.
+``quant.pooling`` knows the kinds of pooling that the engine has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The record of how another architecture is a Llama: defaults, settings, tensors, GGUF's name.
+"""The record that says how another architecture is a Llama: defaults, settings, tensors, its name.
 
-Which architectures there are is ``relatives``' table; whether the result is a Llama is ``family``'s
-to check.
+``relatives`` is the table of these records; ``family`` checks whether the result is a Llama.
 """
 
 from __future__ import annotations

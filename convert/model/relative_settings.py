@@ -1,7 +1,7 @@
-"""Settings of other architectures as those of a Llama: windows, positions, sizes of other names.
+"""Settings of other architectures as a Llama's: windows, positions, sizes under other names.
 
-Each function takes a configuration and gives the fields that are other ones in the Llama's, or
-refuses what no Llama can be. Multipliers are ``multipliers``'.
+Each function takes a configuration and returns the fields that differ from a Llama's, or refuses
+what no Llama can do. ``multipliers`` has multipliers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checkpoints of other architectures that are Llamas written otherwise: the table of all.
+"""The table of other architectures whose checkpoints are Llamas under another form.
 
-Some have another name only, some have matrices in one that a Llama has apart, some multiply where a
-Llama does not, which goes into the weights. Those that are none are ``strangers``'.
+Some only have another name. Some join matrices that are separate in a Llama. Some multiply where a
+Llama does not, and the factor goes into the weights. ``strangers`` lists those that are no Llamas.
 """
 
 from __future__ import annotations

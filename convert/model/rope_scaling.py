@@ -1,8 +1,7 @@
-"""How positions are scaled, from a configuration to GGUF: keys, or divisors of frequencies.
+"""How positions are scaled: from a configuration to GGUF's keys, or to divisors of frequencies.
 
-Linear and YaRN scaling are keys, dynamic scaling a key of ours; Llama 3.1's and LongRoPE's have
-none and become the tensor ``rope_freqs.weight``. The rest that configurations may ask for is
-refused by name.
+Linear and YaRN scaling have keys, and dynamic scaling has a key of ours. Llama 3.1's scaling and
+LongRoPE have none, and become the tensor ``rope_freqs.weight``. Other kinds are refused by name.
 """
 
 from __future__ import annotations

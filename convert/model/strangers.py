@@ -1,7 +1,7 @@
-"""Architectures that are often asked for and are no Llama: what each computes otherwise.
+"""Architectures that users often ask for and that are no Llamas: what each computes differently.
 
-Whether an architecture is a Llama is ``family``'s and ``relatives``' to say; this table only makes
-a refusal useful.
+``family`` and ``relatives`` decide whether an architecture is a Llama; this table makes a refusal
+more useful.
 """
 
 from __future__ import annotations

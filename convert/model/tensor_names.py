@@ -1,7 +1,6 @@
-"""Names of tensors that are a Llama's under other words, and of layers that run twice.
+"""Renames tensors of other architectures to a Llama's, and copies layers that run twice.
 
-A table gives a Llama's words for each of an architecture's; matrices that are two in a Llama are
-``packed_matrices``'.
+Each architecture has a table of names. ``packed_matrices`` handles joined matrices.
 """
 
 from __future__ import annotations

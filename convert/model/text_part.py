@@ -1,7 +1,7 @@
-"""The text model inside a model with vision, as the Llama that it is by itself.
+"""The text model inside a model with vision, as a Llama of its own.
 
-Its configuration lies in ``text_config``, its tensors under names of their own. What sees is left
-out; Llama 3.2 Vision's cross-attention layers do nothing in a chat without images.
+Its configuration lies in ``text_config``, and its tensors have names of their own. The vision part
+is left out; Llama 3.2 Vision's cross-attention layers do nothing in a chat without images.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The files of a conversion: written, resumed, read back, reported.
 
-``writer`` follows a plan tensor by tensor, ``chunks`` and ``row_work`` do the rows, ``journal``
-remembers what is done, ``verify`` reads it back. What is written is decided in ``planning``.
+``writer`` follows a plan tensor by tensor, ``chunks`` and ``row_work`` process the rows,
+``journal`` remembers what is done, ``verify`` reads it back. ``planning`` decides what is written.
 """

@@ -1,9 +1,9 @@
-"""Checksums of tensors, to notice that a source or a written file is not what it was.
+"""Checksums of tensors, which show whether a source or a written file has changed.
 
-They guard against accidents, not against forgery, so that they may run at the speed of memory:
-blake2b alone (0.8 GB/s) would take longer than writing a tensor as Q8_0 does. Each piece of 64 KB
-is multiplied word by word with fixed odd numbers and summed modulo 2**64, which no change of one
-word and about one in 2**64 of all others passes; blake2b then runs over the sums.
+They guard against accidents, not against forgery, so they can run at the speed of memory: blake2b
+alone (0.8 GB/s) would take longer than writing a tensor as Q8_0 does. Each piece of 64 KB is
+multiplied word by word with fixed odd numbers and summed modulo 2**64. The sum shows every change
+of one word, and misses about one in 2**64 of all others. Then blake2b runs over the sums.
 """
 
 from __future__ import annotations

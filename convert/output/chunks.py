@@ -1,7 +1,7 @@
-"""Work cut into runs of rows, done by threads, and handed back in order.
+"""Cuts work into runs of rows, which threads do, and returns the results in order.
 
-A chunk's size depends on its tensor alone, never on the number of threads, so that checksums
-and sums of floats are the same for any number.
+A chunk's size depends on its tensor alone, never on the number of threads, so checksums and sums of
+floats are the same for any number.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A lock on an open file that goes away with the process, on POSIX and on Windows.
+"""A lock on an open file that ends with the process, on POSIX and on Windows.
 
-Who waits for whom, and what the lock protects, is left to those who take it.
+The callers know what it protects, and whether they wait for it.
 """
 
 from __future__ import annotations

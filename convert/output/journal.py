@@ -1,8 +1,8 @@
-"""The journal of a conversion: what has been finished, so that it can be resumed, and by whom.
+"""The journal of a conversion: what is finished, so that it can be resumed, and who is at work.
 
-One line of JSON a finished tensor, appended once its bytes are written; a line that was cut off
-by the end of the process does not count. The open file is locked, so that two conversions
-cannot write the same output; the system lifts the lock when the process ends, however it ends.
+Each finished tensor has one line of JSON, appended after its bytes were written. A line that was
+cut off by the end of the process does not count. The open file is locked, so that two conversions
+cannot write the same output; the system releases the lock when the process ends, however it ends.
 """
 
 from __future__ import annotations

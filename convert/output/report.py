@@ -1,6 +1,6 @@
-"""What a conversion has done: per tensor and in all, as numbers, as JSON and as a line of text.
+"""What a conversion has done: for each tensor and in all, as numbers, as JSON and as a line.
 
-What was counted comes from the ``journal`` and the plan; nothing is measured here.
+The ``journal`` and the plan have the figures; nothing is measured here.
 """
 
 from __future__ import annotations

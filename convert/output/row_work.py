@@ -1,7 +1,7 @@
 """What is done to one chunk of rows: expand, quantize, measure, take checksums, write.
 
-Runs on the pool's threads, each with arrays of its own. Cutting tensors into chunks and joining
-what comes out is left to the pipeline.
+It runs on the pool's threads, each with arrays of its own. ``chunks`` cuts tensors into chunks,
+``tensor_sums`` joins the results.
 """
 
 from __future__ import annotations

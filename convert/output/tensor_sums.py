@@ -1,4 +1,4 @@
-"""The results of a tensor's chunks, joined in order, and what makes a tensor unfit to be written.
+"""Joins the results of a tensor's chunks in order, and says what makes a tensor unfit for writing.
 
 Sums of floats are taken in the order of the rows, so they do not depend on the threads.
 """

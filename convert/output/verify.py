@@ -1,7 +1,7 @@
 """Reads written files back, as an engine would, and compares all of them with what was meant.
 
-Metadata and table go through our own reader; every tensor's bytes must have the checksum of what
-was written, and its values the errors that the report will tell.
+Metadata and the table of tensors go through our own reader. Every tensor's bytes must have the
+checksum of what was written, and its values the errors that the report will show.
 """
 
 from __future__ import annotations

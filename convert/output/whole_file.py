@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all: written under another name, renamed when complete.
+"""Writes a file under another name, and renames it when it is complete.
 
-For files that are made in one go; the pipeline, whose work can be resumed, has its own way.
+It is for files that are made in one go. ``writer`` has its own way, because its work can be
+resumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The files of a conversion while they are written: ``NAME.partial``, renamed when complete.
 
 Tensors are written at their final offsets, from any thread and in any order. The journal knows what
-has been written, and whether it may be trusted.
+has been written, and whether it can be trusted.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """What a conversion will write, and whether the engine will run it.
 
-``planner`` makes a ``conversion_plan`` of a source and options, to the byte: formats, metadata,
-files. Nothing is written here.
+``planner`` makes a ``conversion_plan`` from a source and options: formats, metadata and files, to
+the byte. Nothing is written here.
 """

@@ -1,6 +1,6 @@
-"""What a conversion will write: every tensor with its format, and the files with their layout.
+"""The plan of a conversion: every tensor with its format, and the files with their layout.
 
-Made from headers alone, so that ``--dry-run`` can show it; nothing is read or written here.
+It is made from headers alone, so that ``--dry-run`` can show it.
 """
 
 from __future__ import annotations

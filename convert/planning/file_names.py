@@ -1,6 +1,6 @@
-"""What the files of a conversion are called until they are complete.
+"""The names of a conversion's files until they are complete.
 
-Writing them is left to ``output.writer``, what stands in the journal to ``output.journal``.
+``output.writer`` writes them, ``output.journal`` knows what the journal says.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The bytes of a GGUF file before its tensors: metadata and the table of tensors.
 
-The gguf package's writer gives the same bytes (a test compares) but takes a second for a
+The gguf package's writer gives the same bytes (a test compares), but takes a second for a
 vocabulary of 128,000 tokens, as long as quantizing a model of a billion weights.
 """
 

@@ -1,7 +1,7 @@
-"""From an open source and options to a plan: formats, importance, metadata, files.
+"""Makes a plan from an open source and options: formats, importance, metadata, files.
 
-Also what must be true before a conversion begins: nothing is overwritten unasked, and there is
-room for the result.
+It also checks what must be true before a conversion begins: nothing is overwritten without leave,
+and there is room for the result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether the engine will load what is about to be written: metadata, shapes and vocabulary.
 
-The rules are those that the engine reads a file by. A split pattern of another name than it
-knows is no error: the file may be meant for another reader.
+The rules are those that the engine reads a file by. A split pattern that it does not know is no
+error: the file may be meant for another reader.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models in several files: how tensors are shared among them, and what each is called.
+"""Models in several files: how tensors are divided among them, and the name of each file.
 
 Names and keys are those of llama.cpp, which finds the parts by their names.
 """

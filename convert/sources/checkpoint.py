@@ -1,7 +1,7 @@
-"""A source as the converter sees it, whatever its kind: parameters, and tensors by their own names.
+"""The interface of all sources: parameters, and tensors by their own names.
 
-Finding out what a path is belongs to ``opening``, reading each kind to hugging_face_checkpoint,
-meta_checkpoint and gguf_checkpoint.
+``opening`` finds out what a path is. ``hugging_face_checkpoint``, ``meta_checkpoint`` and
+``gguf_checkpoint`` each read one kind.
 """
 
 from __future__ import annotations

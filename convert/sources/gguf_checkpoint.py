@@ -1,7 +1,6 @@
-"""A GGUF file as a source, split or not: its tensors stay mapped in the formats they have, but for
-float64, which becomes F32.
+"""A GGUF file as a source, in one part or several; its tensors stay mapped in their formats.
 
-Reading the file is left to quant.gguf, expanding quantized rows to kernels_cpu.
+float64 becomes F32. ``quant.gguf`` reads the file, ``kernels_cpu`` expands quantized rows.
 """
 
 from __future__ import annotations

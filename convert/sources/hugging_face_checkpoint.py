@@ -1,7 +1,7 @@
 """A Hugging Face folder: config.json, and weights in safetensors or torch files, whole or sharded.
 
-Which files belong together and whether all are there; reading one is left to
-safetensors_reader and torch_reader.
+It knows which files belong together, and whether all are there. ``safetensors_reader`` and
+``torch_reader`` read one file.
 """
 
 from __future__ import annotations

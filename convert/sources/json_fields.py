@@ -1,7 +1,7 @@
-"""Typed access to the JSON that comes with a checkpoint: every field is checked when it is read.
+"""Typed access to the JSON beside a checkpoint: every field is checked when it is read.
 
-Nothing in such a file can be trusted to have the type that it should; a wrong one is a
-ModelFileError that names the file, the field, the value and what is allowed.
+Such a file is untrusted. A field of a wrong type is a ModelFileError that names the file, the
+field, the value and what is allowed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""JSON of untrusted files: bounded before it is parsed, one clear error for whatever is wrong.
+"""JSON of untrusted files: limited in size before it is parsed, with one clear error for any fault.
 
-Which keys must be there, and of which type, is left to those who read them.
+The callers know which keys must be there, and their types.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A piece of a mapped file, read without touching it where it is mapped.
+"""Reads a piece of a mapped file without touching the mapping.
 
 A page that the file no longer has would end the process, and pages in use would add up over a whole
 model. The tensors know what the bytes mean.

@@ -1,7 +1,7 @@
 """A folder of Meta's: params.json and consolidated.NN.pth, the shards of model parallelism.
 
-Every shard holds a piece of every matrix; which axis was cut is known by name and checked by
-shape. Reading one shard is left to torch_reader and safetensors_reader.
+Every shard holds a piece of every matrix. The axis that was cut is known by name, and checked by
+shape. ``torch_reader`` and ``safetensors_reader`` read one shard.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Finds out what a path is, a model of Hugging Face, of Meta or a GGUF file, and opens it.
+"""Finds out whether a path is a model of Hugging Face, of Meta or a GGUF file, and opens it.
 
-Reading each kind is left to hugging_face_checkpoint, meta_checkpoint and gguf_checkpoint.
+``hugging_face_checkpoint``, ``meta_checkpoint`` and ``gguf_checkpoint`` each read one kind.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reads a pickle without running it: opcodes build plain values, names mean what we say.
+"""Reads a pickle without running it: opcodes build plain values, and names mean what we say.
 
-It knows the opcodes that torch files are written with and refuses all others; which names are
-allowed, and what stands in for them, is left to torch_pickle. Python's own unpickler is not
-used: restricted to a few names it can still be made to exhaust memory or the stack.
+It knows the opcodes that torch files are written with, and refuses all others. ``torch_pickle``
+says which names are allowed, and what they stand for. Python's own unpickler is not used: even if
+it is restricted to a few names, a pickle can make it exhaust memory or the stack.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""safetensors files: a JSON header checked against the file, tensors mapped where they lie.
+"""safetensors files: a JSON header, checked against the file, and tensors mapped where they lie.
 
 The format: 8 bytes with the header's length, the header, and all tensors without gaps.
-Joining the shards of a model is left to hugging_face_checkpoint.
+``hugging_face_checkpoint`` joins the shards of a model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The tensors of a model's shards put together, where an index may say which file has which.
+"""Joins the tensors of a model's shards, by an index if there is one.
 
-What the shards hold counts: an index decides between two copies, and no more. Reading one file is
-left to the readers.
+The shards themselves decide what a model has: the index only chooses between two copies. The
+readers read one file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tensors of a source, read a few rows at a time: mapped, joined from shards, in memory, permuted.
 
-A tensor knows its bytes and its format; which file holds them and what they mean for a model
-is left to the readers and to the description.
+A tensor knows its bytes and its format. The readers know its file, and ``model`` knows what it
+means.
 """
 
 from __future__ import annotations

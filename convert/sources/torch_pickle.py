@@ -1,7 +1,7 @@
 """What a pickle of torch may name: storages, and the functions that make tensors from them.
 
-Each is a stand-in that only notes its arguments. Reading opcodes is left to pickle_machine,
-finding the bytes of a storage to torch_reader.
+Each is a stand-in that only notes its arguments. ``pickle_machine`` reads opcodes,
+``torch_reader`` finds the bytes of a storage.
 """
 
 from __future__ import annotations

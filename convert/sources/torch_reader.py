@@ -1,7 +1,7 @@
 """Files of torch.save: the tensors of a state_dict, mapped where their storages lie.
 
-It knows the two containers, the zip archive and the older stream of pickles; what the
-pickle may name is left to torch_pickle.
+It knows the two containers, the zip archive and the older stream of pickles. ``torch_pickle`` knows
+what the pickle may name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of a zip archive whose members are stored as they are: where each one's bytes lie.
+"""The table of a zip archive whose members are stored uncompressed: where the bytes of each lie.
 
 Nothing is decompressed or copied, so the archive's claims cost no memory; a compressed member is
 refused. ``torch_reader`` knows what the members hold.

@@ -1,5 +1,5 @@
 """A source's tokenizer as GGUF holds it: tokens, merges, roles and the chat template.
 
-``vocabulary_source`` says which file counts, and each ``*_vocabulary`` file reads one kind of it.
-Encoding texts is left to ``edgellama.text``.
+``vocabulary_source`` chooses the file, and each ``*_vocabulary`` file reads one kind.
+``edgellama.text`` encodes texts.
 """

@@ -1,7 +1,7 @@
-"""Tokens beside a vocabulary proper: the union of all that the files in a folder say.
+"""Tokens beside the main vocabulary: the union of what all files in a folder list.
 
-Every file that lists any counts, since programs that save a tokenizer differ in which they write.
-The kinds of vocabulary know what the tokens become in GGUF.
+Every file counts, since programs that save a tokenizer differ in the files that they write. The
+``*_vocabulary`` files know what becomes of the tokens in GGUF.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The vocabulary of a byte-level BPE in Hugging Face's ``tokenizer.json``.
 
-``split_pattern_names`` knows which split pattern it has, and ``tokenizer_settings`` which roles
-tokens have.
+``split_pattern_names`` knows its split pattern, and ``tokenizer_settings`` the roles of tokens.
 """
 
 from __future__ import annotations

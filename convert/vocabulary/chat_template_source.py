@@ -1,6 +1,6 @@
 """A checkpoint's chat template: where Hugging Face's programs keep it, and GGUF's keys for it.
 
-Whether a template works is not asked here: it is run, in a sandbox, by who chats.
+Templates are not checked here. They are run later, in a sandbox, when somebody chats.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""SentencePiece out of a ``tokenizer.json``, for checkpoints that have lost ``tokenizer.model``.
+"""SentencePiece from a ``tokenizer.json``, for checkpoints that have lost ``tokenizer.model``.
 
-Such a file holds merges in place of scores. Scores say the same where every split of a piece is
-a merge, and all merges into one piece come together: then a piece's place among the merges is
-its score. Pieces of equal scores, as runs of spaces have, come mixed, the longest parts first; a
-run grows from its left end either way. Anything else is refused.
+Such a file holds merges in place of scores. Both say the same if every split of a piece is a merge,
+and all merges into one piece stand together: then a piece's place among the merges is its score.
+Pieces of equal scores, such as runs of spaces, come mixed, the longest parts first; a run grows
+from its left end either way. Any other file is refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A SentencePiece ``tokenizer.model``: its pieces, and the settings that change how text is cut.
 
-It reads the protocol buffer of ``sentencepiece_model.proto`` as far as needed, with every length
-checked. ``sentencepiece_vocabulary`` knows what becomes of the pieces.
+It reads the protocol buffer of ``sentencepiece_model.proto`` as far as needed, and checks every
+length. ``sentencepiece_vocabulary`` knows what becomes of the pieces.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The vocabulary of a SentencePiece ``tokenizer.model`` and the tokens added beside it.
 
-The file's form is known to ``sentencepiece_file``; the same model as a ``tokenizer.json`` is
-``fast_sentencepiece_vocabulary``'s.
+``sentencepiece_file`` reads the file. ``fast_sentencepiece_vocabulary`` reads the same model from a
+``tokenizer.json``.
 """
 
 from __future__ import annotations

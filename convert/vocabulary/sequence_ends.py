@@ -1,4 +1,4 @@
-"""Whether encoding puts BOS before a text and EOS behind it, by all the files that may say.
+"""Whether encoding puts BOS before a text and EOS behind it, by all the files that may say so.
 
 ``tokenizer_settings`` knows which tokens these are.
 """

@@ -1,7 +1,7 @@
-"""Where a checkpoint's SentencePiece text gets a space in front, by all the files that may say.
+"""Where a checkpoint's SentencePiece text gets a space in front, by all the files that may say so.
 
-These are tokenizer_config.json (``legacy``, ``add_prefix_space``), the steps of tokenizer.json
-and tokenizer.model itself. What the rules mean is the engine's knowledge.
+These are tokenizer_config.json (``legacy``, ``add_prefix_space``), the steps of tokenizer.json, and
+tokenizer.model itself. ``quant.vocabulary.space_rules`` defines the rules.
 """
 
 from __future__ import annotations

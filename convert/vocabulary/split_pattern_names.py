@@ -1,7 +1,7 @@
 """From the way a tokenizer.json cuts text into words to GGUF's name for it.
 
-GGUF holds no patterns but a name (``tokenizer.ggml.pre``) that its readers know. Here the steps
-of ``pre_tokenizer`` are compared with those that stand behind the names.
+GGUF holds no patterns, only a name (``tokenizer.ggml.pre``) that its readers know. This module
+compares the steps of ``pre_tokenizer`` with those of each name.
 """
 
 from __future__ import annotations

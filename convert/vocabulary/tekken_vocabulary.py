@@ -1,8 +1,7 @@
-"""The vocabulary of Mistral's ``tekken.json``: byte strings by rank, as tiktoken's, after control
-tokens.
+"""The vocabulary of Mistral's ``tekken.json``: control tokens, then byte strings by their rank.
 
-It lies alone in folders that Mistral publishes for its own programs. Merges are made as those of
-``tiktoken_vocabulary``; which file is read is left to ``vocabulary_source``.
+It is the only tokenizer in folders that Mistral publishes for its own programs. Merges are made as
+in ``tiktoken_vocabulary``; ``vocabulary_source`` chooses the file.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Llama 3, and ``qwen.tiktoken`` of the first Qwen.
 
 The file has neither merges nor special tokens. Every way to split a token into two others is a
-merge; the special tokens are those that each model's own program adds, Meta's under the names that
+merge. The special tokens are those that each model's own program adds, Meta's under the names that
 its published conversions to Hugging Face give them.
 """
 

@@ -1,7 +1,7 @@
 """The small files beside a tokenizer, and the tokens with a role that they name.
 
 They are tokenizer_config.json, special_tokens_map.json, added_tokens.json and tokenizer.json;
-config.json has the last word on roles. Vocabularies and added tokens are read elsewhere.
+config.json has the last word on roles. Other modules read vocabularies and added tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A source's vocabulary as GGUF holds it, and the table in which it is put together.
 
-Which files it comes from, and what they mean, is left to one module for each kind of tokenizer.
+Each kind of tokenizer has a module that knows its files and what they mean.
 """
 
 from __future__ import annotations

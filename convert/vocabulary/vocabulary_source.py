@@ -1,6 +1,6 @@
 """Which of the files beside a checkpoint is its tokenizer, and what GGUF holds of it.
 
-Reading each kind of file is left to the ``*_vocabulary`` modules.
+The ``*_vocabulary`` modules each read one kind of file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ``edgellama`` command: reads arguments, shows results, explains errors.
 
-Each command group is one module, imported when it is used, so that help stays instant.
-Everything that decides or computes is in the Python API.
+Each command is a module that is imported when it is used, so that help appears at once. Everything
+that decides or computes is in the Python API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The table of commands, and what becomes of their errors and signals.
 
-Knows exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted, 141 the reader
-of our output went away, 128 + N ended by signal N. Leaves every command to its own module.
+It knows the exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted, 141 the
+reader of our output went away, 128 + N ended by signal N. Each command has a module of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs long work so that Ctrl-C reaches it at any moment.
+"""Runs long work so that Ctrl-C can end it at any moment.
 
-A step of the engine can take long and no Python signal handler runs inside it, so the work is
-done in a second thread while the main thread waits, interruptible.
+A step of the engine can take long, and Python runs no signal handler inside it. So a second thread
+does the work, while the main thread waits and can be interrupted.
 """
 
 from __future__ import annotations

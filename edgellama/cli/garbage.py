@@ -1,7 +1,7 @@
-"""How often a command's process searches for garbage: hardly until its model is loaded.
+"""How often a command's process searches for garbage: hardly ever before its model is loaded.
 
-Imports make some sixty thousand objects and no garbage, and going through them takes a twentieth
-of the time before a first token.
+Imports make some sixty thousand objects and no garbage. Searching them takes a twentieth of the
+time before the first token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What Ctrl-C does to a command's process: it ends a start at once, and is never lost later.
+"""What Ctrl-C does to a command's process: it ends a start at once, and later is never lost.
 
-The command knows what a command that is interrupted takes back.
+Each command knows what it undoes when it is interrupted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Warnings of the library as lines on stderr, in words for a terminal.
+"""Shows warnings of the library as lines on stderr, in words for a terminal.
 
-What is worth a warning is decided where it is logged.
+The library decides what deserves a warning.
 """
 
 from __future__ import annotations

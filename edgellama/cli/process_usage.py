@@ -1,6 +1,6 @@
 """How long this process has lived.
 
-Asks the operating system, not the interpreter, so that the interpreter's own start counts.
+The operating system is asked, so that the interpreter's own start counts too.
 """
 
 from __future__ import annotations

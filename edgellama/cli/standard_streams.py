@@ -1,6 +1,6 @@
-"""The process's standard streams: all three are there, and none can fail when the process ends.
+"""The process's standard streams: all three exist, and none can fail when the process ends.
 
-What is written to them, and what an error says, is left to the commands and to ``application``.
+The commands and ``application`` know what is written to them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which requests belong together: those of a conversation go where its beginning is computed.
+"""Which requests belong together: those of one conversation go where its beginning is computed.
 
-A client may say so; else the beginning tells, which stays the same while a conversation grows.
+A client may name the conversation. If not, its first messages identify it, since they stay the same
+while it grows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One process's share of a batch: lines of prompts in, lines of texts out. It knows no Ray.
+"""One process's share of a batch: takes lines of prompts, returns lines of texts.
 
-``ray_batch`` knows which lines it gets, and where its lines go.
+It knows nothing of Ray; ``ray_batch`` distributes the lines and collects the results.
 """
 
 from __future__ import annotations

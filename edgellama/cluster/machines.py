@@ -1,6 +1,6 @@
 """The machines of a cluster as a user describes them: ``name:memory:bandwidth[:network]``.
 
-``planning`` knows how layers are shared out among them.
+``planning`` divides the layers among them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which layers of a model go to which machine, and what to expect of it: arithmetic over headers.
+"""Divides a model's layers among machines, and predicts its speed: arithmetic over headers.
 
-Time is that of reading memory: all weights and the text's keys and values, once a token. How much
-of its bandwidth a machine reaches, and what a call costs, are assumed; docs/cluster.md does the
-sums by hand. Prompts are bound by arithmetic, which a bandwidth does not tell.
+The time for a token is that of reading all weights and the text's keys and values once. How much of
+its bandwidth a machine reaches, and what a call costs, are assumptions; docs/cluster.md shows the
+arithmetic. Prompts depend on the speed of computing, which no bandwidth tells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A batch on Ray Data: workers as actors, one a machine, fed with blocks of lines.
+"""A batch on Ray Data: workers as actors, one for each machine, which get blocks of lines.
 
-A block whose worker is lost runs again on another one. Which lines are to run, and where texts go,
-is left to who asks.
+If a worker is lost, another one runs its block again. The caller chooses the lines and keeps the
+texts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Ray itself, an extra that is imported late, and the cluster that this process is connected to.
+"""Ray itself, an optional package that is imported late, and the cluster of this process.
 
-What is started there is left to ``ray_stages``, ``ray_batch`` and ``ray_serve``.
+``ray_stages``, ``ray_batch`` and ``ray_serve`` start programs there.
 """
 
 from __future__ import annotations

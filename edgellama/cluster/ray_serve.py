@@ -1,7 +1,7 @@
-"""Replicas of ``serve``'s application on Ray Serve, and the front that finds the one for a request.
+"""Replicas of ``serve``'s application on Ray Serve, and the front that finds one for a request.
 
-The front knows which requests belong together; Ray's router sends the same session to the same
-replica by consistent hashing, to another one where that is busy or gone.
+The front knows which requests belong together. Ray's router sends the same session to the same
+replica by consistent hashing, or to another one if that is busy or gone.
 """
 
 from __future__ import annotations

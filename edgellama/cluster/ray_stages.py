@@ -1,7 +1,7 @@
-"""Stages as Ray actors, as their driver has them: each is started again where it is lost.
+"""Stages as Ray actors, from their driver's side: a stage that is lost is started again.
 
-Calls go over a line of their own where the driver reaches it, else as an actor's. What runs on a
-node is left to ``stage_actor``, Ray and its cluster to ``ray_cluster``.
+Calls go over a connection of their own if the driver can reach it, or else as calls of the actor.
+``stage_actor`` runs on the node, ``ray_cluster`` has Ray and its cluster.
 """
 
 from __future__ import annotations

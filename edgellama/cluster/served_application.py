@@ -1,7 +1,7 @@
-"""``serve``'s application without a socket: whole requests in, the messages of their answers out.
+"""``serve``'s application without a socket: takes whole requests, returns the messages of answers.
 
-They are ASGI's, plain values that any transport can carry. Who brings requests here, and which of
-several such applications gets one, is not known here.
+Both are plain values of ASGI, which any transport can carry. ``ray_serve`` chooses the application
+for a request.
 """
 
 from __future__ import annotations

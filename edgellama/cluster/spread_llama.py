@@ -1,6 +1,6 @@
 """``SpreadLlama``: everything that users do with a model, over stages on several machines.
 
-How steps go over the stages is left to ``spread_engine``; texts are made as ``Llama`` makes them.
+``spread_engine`` runs the steps; texts are generated as in ``Llama``.
 """
 
 from __future__ import annotations

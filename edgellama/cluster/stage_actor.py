@@ -1,7 +1,7 @@
-"""What runs on a node of Ray: an actor that opens its own file of the model and serves a stage.
+"""The actor on a node of Ray: opens its own file of the model, and serves a stage.
 
-It is thin: it finds the file by path or name, compares the model's identity, and passes calls on to
-a ``Stage``. Who starts it, and again where it is lost, is ``ray_stages``.
+It finds the file by path or name, compares the model's identity, and passes calls on to a
+``Stage``. ``ray_stages`` starts it, and starts it again if it is lost.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A stream that another replica makes anew, from where a client has it already.
+"""Continues a stream on another replica, from where the client has it already.
 
-The same request with the same seed gives the same events, but for the names and times in them. Who
-has lost a stream asks for it again, and passes on what the client does not have yet, under the
-names that it knows. Bytes of events go in and out here; who makes them is not known.
+The same request with the same seed gives the same events, except for the names and times in them.
+If a stream is lost, it is requested again, and the client gets the events that it does not have
+yet, under the names that it knows. This module sees only the bytes of events.
 """
 
 from __future__ import annotations

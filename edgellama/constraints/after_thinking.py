@@ -1,7 +1,7 @@
-"""The form of an answer that its model may think about before: free up to the closing mark.
+"""The form of an answer behind thinking: anything up to the closing mark, then the form.
 
-What is thought has no form; the answer's begins two line breaks behind the mark, as models that
-think write it. ``edgellama.text.reasoning`` knows which marks there are.
+The answer begins two line breaks behind the mark, as models that think write it.
+``edgellama.text.reasoning`` knows the marks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an answer must look like, as a user says it: by a schema, a regex, a grammar or choices.
+"""The form that a user asks for: a schema, a regex, a grammar or choices, checked when it is given.
 
-It is checked when it is said; which tokens follow from it is left to compiler and matcher.
+``compiler`` finds out which tokens a form allows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From the form of an answer to the constraint of a text: compiled once, used by many texts.
+"""Compiles a form into the constraint of a text: once, for many texts.
 
-Kept per tokenizer, see ``Tokenizer.derived``. ``answer_form`` knows what a form is.
+The tokenizer keeps what was compiled, see ``Tokenizer.derived``. ``answer_form`` defines forms.
 """
 
 from __future__ import annotations

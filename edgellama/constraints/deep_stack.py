@@ -1,4 +1,4 @@
-"""Calls that go deep: on a thread of their own, whose stack is as large as they may need.
+"""Runs calls that recurse deeply, on a thread of their own with a stack that is large enough.
 
 llguidance follows references and rules by recursion, and a stack that overflows ends the process.
 """

@@ -1,7 +1,7 @@
-"""Where in a schema an error of llguidance comes from, which says what is wrong but not where.
+"""Finds the place in a schema that an error of llguidance is about; llguidance does not name it.
 
-Each subschema is compiled alone, the innermost first: the first that fails with the same words is
-the place. Only errors pay for it.
+Each subschema is compiled alone, the innermost ones first. The first one that fails with the same
+words is the place. Only errors cost this time.
 """
 
 from __future__ import annotations

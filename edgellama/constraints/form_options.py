@@ -1,7 +1,7 @@
-"""The options that ask for a form, by name, and what a schema may be given as.
+"""The names of the options that ask for a form, and the types that a schema may be given as.
 
-``answer_form`` knows what they mean; this is apart from it so that a list of names costs no import
-of the rest.
+``answer_form`` knows what they mean. They are in a file of their own so that a list of names
+imports nothing else.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Values of a schema's ``format``: which of them are kept to, and patterns for some.
+"""Values of a schema's ``format``: which ones are kept to, and patterns for some of them.
 
-A generated text must be valid, so a pattern may leave rare valid forms out, never let a wrong one
-through.
+A generated text must be valid. So a pattern may leave out rare valid forms, but must allow no wrong
+one.
 """
 
 from __future__ import annotations

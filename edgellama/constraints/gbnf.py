@@ -1,7 +1,7 @@
-"""Grammars as llama.cpp writes them (GBNF), told from Lark ones and rewritten as those.
+"""Grammars as llama.cpp writes them (GBNF): recognised, and rewritten as Lark.
 
-In GBNF a text is characters, in Lark words, of which the longest that matches counts. So every
-word is one character here: then both say the same.
+In GBNF, a text consists of characters. In Lark it consists of words, and the longest word that
+matches counts. So every word is one character here, and both grammars say the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The package llguidance: imported when a form is first asked for, with a plain word if it lacks.
+"""Imports the optional package llguidance when a form is first asked for.
 
-It is optional. Every use of it begins here, so that its version is checked in one place, and its
-messages become one line.
+Every use of it begins here, so that its version is checked in one place, its absence gets one
+error, and its messages become one line.
 """
 
 from __future__ import annotations

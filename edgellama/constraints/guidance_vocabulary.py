@@ -1,6 +1,6 @@
 """A tokenizer as llguidance sees it: the bytes of each token, the end tokens, and an encoder.
 
-Made once for a model. The tokenizer knows how texts are cut into tokens.
+It is made once for a model. The tokenizer knows how texts are cut into tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A JSON Schema, checked keyword by keyword and written as llguidance takes it.
+"""Checks a JSON Schema keyword by keyword, and writes it as llguidance takes it.
 
-What applies somewhere is either kept to or refused, with its place; nothing is left out in
-silence. Schemas are untrusted: size and depth are bounded, nothing is ever fetched.
+Each keyword that applies is either kept to or refused, with its place; none is ignored. Schemas are
+untrusted: their size and depth are limited, and nothing is ever fetched.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The keywords of JSON Schema that constraints keep to, and the values that each may have.
 
-Where they stand in a schema, and what they mean together, is left to others.
+``schema_places`` knows where keywords stand, ``json_schema`` what they mean together.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Texts in llguidance's dialect of Lark: as they stand, and as patterns.
+"""Texts in llguidance's dialect of Lark: literally, and as patterns.
 
-The grammars that use these know what a text must look like around them.
+``after_thinking`` and ``edgellama.tools`` write grammars with them.
 """
 
 from __future__ import annotations

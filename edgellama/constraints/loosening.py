@@ -1,7 +1,7 @@
-"""What can be kept to of schemas that programs have written: of answers, and of their tools.
+"""Removes from schemas that programs have written what no grammar can keep to.
 
-Agents offer all tools of all servers that they know, and one schema with a rule that no grammar has
-would end every request. ``json_schema`` knows which rules hold.
+Agents offer all tools of all servers that they know. One schema with a rule that no grammar can
+express would refuse all their requests. ``json_schema`` knows which rules can be kept to.
 """
 
 from __future__ import annotations

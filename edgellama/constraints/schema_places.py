@@ -1,4 +1,4 @@
-"""Where schemas stand in a schema: those inside it by place, and those that references mean.
+"""Where schemas stand inside a schema, and which schemas its references mean.
 
 ``keywords`` and ``json_schema`` know what a keyword means.
 """

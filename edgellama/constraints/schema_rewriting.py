@@ -1,6 +1,6 @@
-"""Rewrites one schema into keywords that llguidance takes, where others of them mean the same.
+"""Rewrites a schema into keywords that llguidance takes, if others of them mean the same.
 
-Whether a keyword may stand in a schema at all is checked by ``json_schema``.
+``json_schema`` checks whether a keyword may stand in a schema at all.
 """
 
 from __future__ import annotations

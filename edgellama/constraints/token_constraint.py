@@ -1,6 +1,6 @@
-"""A constraint of one text: llguidance's matcher behind the protocol of the sampler.
+"""The constraint of one text: llguidance's matcher behind the protocol of the sampler.
 
-It knows how far the text has come. What it must look like was compiled before.
+It knows how far the text has come. ``compiler`` has compiled its form.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What a model costs and how good it is: instruments of the engine, and what they tell.
+"""What a model costs and how good it is: instruments of the engine, and their results.
 
-``footprint`` predicts memory, ``bench`` measures speed, ``op_profile`` the parts of a step,
-``perplexity`` and ``importance`` run over a text. Tables and plots are left to the command line.
+``footprint`` predicts memory, ``bench`` measures speed, ``op_profile`` the parts of a step;
+``perplexity`` and ``importance`` run over a text. The command line shows tables and plots.
 """

@@ -1,6 +1,6 @@
 """Speed and memory of a model: tests as llama-bench names them, each in a process of its own.
 
-Knows the tests and what their figures mean; the process that runs one is ``bench_worker``.
+It knows the tests and what their figures mean. ``bench_worker`` is the process of one test.
 """
 
 from __future__ import annotations

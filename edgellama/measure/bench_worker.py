@@ -1,6 +1,6 @@
 """The process of one benchmark test: start, warm-up, repetitions, and a plain read beside each.
 
-``bench`` knows which tests there are, and what becomes of their figures.
+``bench`` chooses the tests, and uses the figures.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Measurements in a process of their own, whose start and memory are nobody else's.
+"""Runs a measurement in a process of its own, so that its start and memory are its own, too.
 
-The child runs a module's function with a request, and tells of progress, its result or its error as
+The child runs a module's function with a request, and reports its progress, result or error as
 lines of JSON on standard output. The module knows what is measured.
 """
 

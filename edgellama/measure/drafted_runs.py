@@ -1,6 +1,6 @@
-"""Texts with a draft model as a benchmark times them: what is guessed decides how fast they are.
+"""The texts of a benchmark with a draft model, whose speed depends on how well they can be guessed.
 
-Random tokens cannot be guessed, so the model goes on greedily with a sentence of English.
+Random tokens cannot be guessed, so the model continues a sentence of English greedily.
 """
 
 from __future__ import annotations

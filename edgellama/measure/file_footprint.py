@@ -1,6 +1,6 @@
-"""What a model's file will take when it is loaded, for those who choose among models.
+"""Predicts what a model's file will take when it is loaded, for choosing among models.
 
-The prediction itself is ``footprint``'s; here its usual arguments are filled in.
+``footprint`` makes the prediction; this module fills in its usual arguments.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How much memory a model will take, predicted from its header: the peak of a whole process.
+"""Predicts from a model's header how much memory it will take: the peak of a whole process.
 
-Weights are counted whole, as if every token of the vocabulary had been used, and keys and
-values as if the context were full. The bytes of caches, buffers and formats are asked of the
-code that allocates them.
+Weights are counted whole, as if every token of the vocabulary had been used, and keys and values as
+if the context were full. The code that allocates caches, buffers and formats says how many bytes
+they take.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which type of weights and of keys and values fits a given memory, the best quality first.
+"""Which types of weights and of keys and values fit into a given memory, the best quality first.
 
-Quality is what a type's recipe says, and what keys and values lose besides.
+A type's recipe tells the quality of weights; this module has a table of what keys and values lose.
 """
 
 from __future__ import annotations

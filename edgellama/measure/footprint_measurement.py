@@ -1,7 +1,7 @@
-"""The footprint of a model as measured: it runs in a child process that looks at its own pages.
+"""Measures the footprint of a model: it runs in a child process that looks at its own pages.
 
-The child does what a long chat does: it encodes text, fills the context by prefill, decodes,
-and has used every token of the vocabulary. Exact on Linux; elsewhere only the peak is known.
+The child does what a long chat does: it encodes text, fills the context by prefill, decodes, and
+uses every token of the vocabulary. The result is exact on Linux; elsewhere only the peak is known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""How much each column of each matrix matters for a text: the model is run over it and watched.
+"""How much each column of each matrix matters for a text: the model runs over it, observed.
 
-Joins file, tokenizer, engine and instrument. Writing the figures to a file is left to the
-converter.
+``input_squares`` observes, ``convert.imatrix`` writes the figures to a file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An instrument for the engine: how large each column of each matrix's input is.
 
-Adds up the squares of what matrices are multiplied with, over all tokens of all steps, which is
-what an importance matrix is made of. Knows programs and buffers; no text and no files.
+It adds up the squares of what matrices are multiplied with, over all tokens of all steps. An
+importance matrix consists of these sums. It knows programs and buffers, but no texts and no files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What a model's header tells of its size: shapes, formats and the length of its vocabulary.
+"""What a model's header tells about its size: shapes, formats and the length of its vocabulary.
 
-It comes from a GGUF file, from a preset, or from the sizes in a configuration; no weight is read.
+An outline comes from a GGUF file, from a preset, or from the sizes in a configuration. No weights
+are read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The Llama family's sizes by name, so that questions about a model need no file of it.
+"""The sizes of the Llama family by name, so that questions about a model need no file of it.
 
-Sizes are those of the published checkpoints. ``footprint`` knows what a size means for memory.
+They are those of the published checkpoints. ``footprint`` predicts the memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where the time of a step goes: each op's seconds beside its bytes and products.
+"""Where the time of a step goes: the seconds of each op beside its bytes and products.
 
-Runs steps on an engine with a timer and takes the median of each op over the runs that nothing
-else disturbed; groups of ops are sums.
+It runs steps on an engine with a timer, and takes the median of each op over the runs that nothing
+else disturbed. The figures of a group of ops are sums.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How much an op has to do: bytes that it must move and products that it must add up.
+"""How much work an op does: the bytes that it must move and the products that it must add up.
 
-Counted from the op's own arguments. Bytes are those that no cache can save within the op:
+They are counted from the op's own arguments. Bytes are those that no cache can save within the op:
 weights, keys and values once, activations in and out.
 """
 

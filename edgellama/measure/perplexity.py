@@ -1,7 +1,7 @@
 """How well a model predicts a text, and how far another model's predictions are from its own.
 
-Scoring is that of llama.cpp's perplexity tool, so that figures compare: each chunk of a text is
-computed on its own, and its second half is scored. Cutting the text is ``text_chunks``' business.
+Scoring is that of llama.cpp's perplexity tool, so that figures can be compared: each chunk of a
+text is computed on its own, and its second half is scored. ``text_chunks`` cuts the text.
 """
 
 from __future__ import annotations

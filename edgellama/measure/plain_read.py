@@ -1,4 +1,4 @@
-"""What reading the weights would take if nothing were computed: the measure of a decode step.
+"""How long it takes to read the weights without computing anything: the measure of a decode step.
 
 The kernel that reads is ``matrices.bandwidth``.
 """

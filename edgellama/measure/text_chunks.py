@@ -1,6 +1,6 @@
-"""A text as whole chunks of tokens, cut as llama.cpp's perplexity and imatrix tools cut it.
+"""Cuts a text into whole chunks of tokens, as llama.cpp's perplexity and imatrix tools do.
 
-Each chunk is to be read by itself, so each begins with BOS where the model wants one.
+Each chunk is read by itself, so each begins with BOS if the model wants one.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Names of models, fetching them, and the folder where they are kept.
 
-``names`` finds the file of a name, ``pulling`` fetches what is not there, ``library`` lists what
-is, and ``checkpoints`` converts a folder on the way. Nothing is loaded here.
+``names`` finds the file of a name, ``pulling`` fetches what is missing, ``library`` lists what is
+there, and ``checkpoints`` converts a folder. Nothing is loaded here.
 """

@@ -1,7 +1,7 @@
-"""From a checkpoint to a file that runs: converted once and kept in the user's cache.
+"""Converts a checkpoint once into a file that runs, and keeps it in the user's cache.
 
-Knows which cached file belongs to which source and type, and when a source has changed. How to
-convert is the converter's business, which is imported only when there is something to convert.
+It knows which cached file belongs to which source and type, and notices when a source has changed.
+The converter is imported only if there is something to convert.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What of the cache can go because it can be made again: old kernels, conversions, leftovers.
+"""What can be deleted from the cache and made again: old kernels, conversions, leftovers.
 
-Knows which files nobody needs now; whether they go is for the user to say.
+The user decides whether it is deleted.
 """
 
 from __future__ import annotations

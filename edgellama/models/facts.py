@@ -1,4 +1,4 @@
-"""What a GGUF file's header tells of its model in a few words, for lists of models.
+"""Describes a model in a few words from its GGUF header, for lists of models.
 
 ``library`` knows which files there are.
 """

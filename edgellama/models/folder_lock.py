@@ -1,6 +1,6 @@
-"""Who works in a folder of the cache: one process at a time, whose lock ends with it.
+"""Lets one process at a time work in a folder of the cache; its lock ends with the process.
 
-What is made there, and what others find when their turn comes, is their own business.
+The callers know what they make there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fetches GGUF files from the Hugging Face hub through ``huggingface_hub``, an optional extra.
+"""Fetches GGUF files from the Hugging Face hub through ``huggingface_hub``, an optional package.
 
-Knows how a reference picks files from a repository and what the hub's errors mean for the
-user. Leaves names and the cache's layout to ``models``, a file's bytes to ``hub_file``.
+It knows how a reference picks files from a repository, and what the hub's errors mean for the user.
+``names`` knows names and the cache's layout, ``hub_file`` downloads a file's bytes.
 """
 
 from __future__ import annotations

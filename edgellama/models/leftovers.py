@@ -1,6 +1,6 @@
-"""What a failed fetch or conversion would leave in the cache: folders without anything in them.
+"""Removes the empty folders that a failed fetch or conversion leaves in the cache.
 
-Files that are worth keeping, such as half a download, stay; ``cleaning`` finds those.
+Files worth keeping, such as half a download, stay; ``cleaning`` finds those.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The models that the cache holds: pulled, converted, made of others; and removing one.
+"""The models in the cache: pulled, converted, or made from others; and removing one.
 
-How they came there is the business of ``pulling``, ``checkpoints`` and ``made``.
+``pulling``, ``checkpoints`` and ``made`` put them there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Models that were made of others by name: the other's files, and what their chats begin with.
+"""Models made from others, under a new name: another model's files, and the beginning of its chats.
 
-Each has a folder of its own in the cache. Its files are links to the other's, so that they take no
-room and stay when the other goes, unless they were written anew in another type.
+Each has a folder of its own in the cache. Its files are links to the other's, so they take no space
+and stay when the other is deleted, unless they were written anew in another type.
 """
 
 from __future__ import annotations

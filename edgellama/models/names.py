@@ -1,7 +1,7 @@
-"""What a user may write for a model, and where it lies: from a name to a file.
+"""From the name of a model, as a user writes it, to its file.
 
-A name is a path, a short name, or ``hf:OWNER/REPO[:FILE]``. Knows how pulled models lie in the
-cache folder. Fetching them is left to ``pulling``.
+A name is a path, a short name, or ``hf:OWNER/REPO[:FILE]``. This module knows how pulled models lie
+in the cache folder. ``pulling`` fetches them.
 """
 
 from __future__ import annotations

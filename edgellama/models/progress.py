@@ -1,7 +1,7 @@
-"""Staging folders for downloads, and how far a foreign downloader has come.
+"""Staging folders for downloads, and the progress of a downloader that is not ours.
 
-pip and the hub client report progress in their own ways and change them; the bytes that
-they have written so far are the same question for both. Leaves drawing to the caller.
+pip and the hub client report progress in ways of their own, which change. Counting the bytes that
+they have written so far works for both. The caller draws the progress.
 """
 
 from __future__ import annotations

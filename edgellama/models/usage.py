@@ -1,6 +1,6 @@
-"""When a model of the cache was last opened: an empty file beside it, whose time says so.
+"""When a model of the cache was last opened: the time of an empty file beside it.
 
-The time of access that the system keeps would not do: most systems update it rarely or never.
+The system's own time of access is of no use: most systems update it rarely or never.
 """
 
 from __future__ import annotations

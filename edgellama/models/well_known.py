@@ -1,7 +1,7 @@
-"""The models that have a short name: one on the package index, the others on the Hugging Face hub.
+"""The models with a short name: one on the package index, the others on the Hugging Face hub.
 
-A name on the hub is FAMILY:SIZE, such as ``llama3.2:1b``, with a type of weights behind it if it
-is not q4_k_m: ``llama3.2:1b-q8_0``. Where models lie and how they are fetched is left to others.
+A name on the hub is FAMILY:SIZE, such as ``llama3.2:1b``, with a type of weights behind it if that
+is not q4_k_m: ``llama3.2:1b-q8_0``. ``names`` knows where models lie, ``pulling`` fetches them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Strings that a text must not contain: where one stands, and what may still become one.
+"""Finds strings that a text must not contain, and text that may still become one.
 
-It sees text only; going back to the token at which one began is left to who chooses tokens.
+It sees only text. ``generation.decoding`` goes back to the token at which one began.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model's chat template: messages to text.
 
-Where it comes from, what it can show, and what a message must have. Tokens of the text are left to
-``chat_tokens``, the sandbox that runs the template is ``template_sandbox``.
+It knows where a template comes from, what it can show, and what a message must have.
+``chat_tokens`` turns the text into tokens, ``template_sandbox`` runs the template.
 """
 
 from __future__ import annotations

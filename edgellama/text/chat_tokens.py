@@ -1,7 +1,7 @@
-"""The messages of a chat as tokens of a prompt, by a model's chat template.
+"""The messages of a chat as the tokens of a prompt, by a model's chat template.
 
-It keeps text and tokens apart: control tokens come from the template alone, and a message that
-looks like one stays text, by the marks of ``content_marks``.
+Only the template gives control tokens. A message that looks like one stays text: its place is
+marked with ``content_marks``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Marks that stand for the text of messages while a template runs.
 
-So what comes out is known to be a message's own, even if it looks like a control token.
-``chat_tokens`` knows which marks are tried, and whether a template behaves otherwise with them.
+They show which part of the output is a message's own, even if it looks like a control token.
+``chat_tokens`` chooses the marks, and notices if a template behaves differently with them.
 """
 
 from __future__ import annotations

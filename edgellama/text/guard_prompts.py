@@ -1,7 +1,7 @@
-"""Prompts of Llama Guard: which version a model is, what it judges by, how it is asked.
+"""Prompts of Llama Guard: which version a model is, its categories, and the question to it.
 
-A file's own template is used where it is Llama Guard's; otherwise ours, after Meta's model cards.
-How the answer is computed is left to others.
+A file's own template is used if it is Llama Guard's; otherwise ours, written after Meta's model
+cards. ``generation.judging.moderation`` computes the answer.
 """
 
 from __future__ import annotations

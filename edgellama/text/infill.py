@@ -1,7 +1,7 @@
-"""A prompt that asks a model for what stands between a prefix and a suffix.
+"""A prompt that asks a model for the text between a prefix and a suffix.
 
-In which order the three stand is said here; which tokens mark them is the vocabulary's knowledge,
-and how text becomes tokens the tokenizer's.
+This module knows the order of the three. The vocabulary knows the tokens that mark them, and the
+tokenizer turns text into tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Chat formats by name, as their publishers wrote them, for files that come without a template.
+"""Chat formats by name, as their publishers wrote them, for files without a template.
 
-The templates lie beside this module as Jinja files. Which of them a model was trained with only
-its makers know: nothing here guesses.
+The templates are Jinja files in ``templates``. Only a model's makers know which one it was trained
+with, so nothing here guesses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where a repeated sequence ends, in tokens: at line breaks, quotes and whatever a user names.
+"""The tokens at which a repeated sequence ends: line breaks, quotes, and whatever a user names.
 
-It knows texts and tokens; what is done with sequences is known to sampling.
+``sampling.dry`` knows what repeated sequences are for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Stop strings in streamed text, also where they span several tokens.
+"""Finds stop strings in streamed text, also across several tokens.
 
-It sees text only. What could still become a stop string is held back; nothing else is.
+It sees only text. It holds back what may still become a stop string, and nothing else.
 """
 
 from __future__ import annotations

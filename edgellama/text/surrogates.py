@@ -1,6 +1,6 @@
-"""Halves of UTF-16's surrogate pairs, which Python's texts may hold and UTF-8 cannot write.
+"""Halves of UTF-16's surrogate pairs, which Python's strings may contain and UTF-8 cannot write.
 
-They come out of JSON and of file names; what becomes of a text is said here, not where it is from.
+They come from JSON and from file names. This module decides what becomes of them in a text.
 """
 
 from __future__ import annotations

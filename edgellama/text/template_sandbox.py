@@ -1,10 +1,10 @@
-"""Jinja2 as chat templates need it, and as little of Python as a stranger's template may have.
+"""Jinja2 as chat templates need it, with as little of Python as a stranger's template may have.
 
-Imported when a template is first rendered, because Jinja2 costs start-up time. The helpers
-are those that Hugging Face gives templates. Guarded: attributes and calls (Jinja2's
-immutable sandbox), steps of loops and macros, the length of the output, of repeated strings
-and of powers. Not guarded: memory taken by strings that double in many straight lines, and
-padding filters; the process's own limits are left to hold those.
+It is imported when a template is first rendered, because Jinja2 takes time to import. The helpers
+are those that Hugging Face gives templates. Guarded are attributes and calls (Jinja2's immutable
+sandbox), the steps of loops and macros, the length of the output, of repeated strings and of
+powers. Not guarded is the memory of strings that double in many straight lines, and of padding
+filters; the process's own limits must hold those.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tools that Llama 3.1 and later know by name, and call as ``brave_search.call(query="...")``.
 
-A template shows them where its variable ``builtin_tools`` names them; they are run by functions of
-the user's, if there are any of these names.
+A template shows them if its variable ``builtin_tools`` names them. The user's functions of these
+names run them, if there are any.
 """
 
 from __future__ import annotations

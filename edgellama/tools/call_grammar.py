@@ -1,7 +1,7 @@
-"""What a reply may look like, token by token: text, or calls of tools with right arguments.
+"""The grammar of a reply: text, or calls of tools with right arguments.
 
-It writes a grammar in llguidance's dialect of Lark. The schemas of arguments are checked and
-written by the constraints' room, the marks of a form are tokens where the vocabulary has them.
+It is written in llguidance's dialect of Lark. ``constraints`` checks and writes the schemas of
+arguments. The marks of a form are tokens if the vocabulary has them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Calls while they are written: whose turn it is, and the arguments' JSON as it comes.
+"""Calls while they are being written: which tool is called, and the JSON of its arguments so far.
 
-It follows forms whose calls are objects of JSON with the name first, as the grammar of calls has
-them. Whatever else a reply may have is left to reading, once the reply is whole.
+It follows forms whose calls are JSON objects with the name first, as the grammar of calls writes
+them. ``reading`` reads everything else, once the reply is complete.
 """
 
 from __future__ import annotations

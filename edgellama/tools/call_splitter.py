@@ -1,7 +1,6 @@
-"""Parts a reply into its text, which is shown as it comes, and its calls, which are not.
+"""Divides a growing reply into its text, which is shown as it comes, and its calls, which are not.
 
-Text is held back only as long as a call may begin there. It sees text; which tokens it was is not
-known here.
+Text is held back only while a call may begin there. This module sees text, not tokens.
 """
 
 from __future__ import annotations

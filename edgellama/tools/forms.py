@@ -1,7 +1,7 @@
-"""The forms in which models write calls: the marks around them, and what a call begins with.
+"""The forms in which models write calls: the marks around them, and how a call begins.
 
-How a form is read back is known to reading, which of them a model knows to presentation, what may
-follow token by token to call_grammar.
+``reading`` reads a form, ``presentation`` finds out which form a model knows, and ``call_grammar``
+says what may follow token by token.
 """
 
 from __future__ import annotations

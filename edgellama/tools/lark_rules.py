@@ -1,6 +1,6 @@
 """Pieces of a grammar in llguidance's dialect of Lark that are values of a schema.
 
-``call_grammar`` and ``python_arguments`` know what they are put together to.
+``call_grammar`` and ``python_arguments`` put them together.
 """
 
 from __future__ import annotations

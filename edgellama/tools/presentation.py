@@ -1,8 +1,8 @@
 """How tools, calls and their results are shown to a model: by its template, or by us.
 
-Templates that know tools show them themselves; which form their models write calls in is found out
-by asking the template to write one. For all others tools are described in the system message, calls
-are text of the assistant's and results are text of the user's.
+Templates that know tools show them themselves. Which form their models write calls in is found out
+by having the template write one. For all other templates, tools are described in the system
+message, calls are text of the assistant's, and results are text of the user's.
 """
 
 from __future__ import annotations

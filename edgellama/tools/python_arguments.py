@@ -1,7 +1,8 @@
 """The arguments of a call as Python writes them, ``a=1, b="x"``, as rules of a grammar.
 
-Each argument keeps to its own schema, references included. What a schema asks of all arguments
-together is refused, since it could not be kept to; so are names that could not be read again.
+Each argument keeps to its own schema, with its references. A schema's rules about all arguments
+together are refused, because they could not be kept to, and so are names that could not be read
+again.
 """
 
 from __future__ import annotations

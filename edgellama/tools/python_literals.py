@@ -1,7 +1,7 @@
-"""Calls written as Python, ``f(a=1)`` or ``[f(a=1), g()]``: read as literals, never evaluated.
+"""Reads calls written as Python, ``f(a=1)`` or ``[f(a=1), g()]``, without evaluating anything.
 
-What a model writes is untrusted. A text is cut into plain pieces first, with limits on its length
-and depth, because Python's own parser can be brought down by deeply nested ones.
+A model's text is untrusted. It is cut into plain pieces first, with limits on its length and depth,
+because deep nesting can crash Python's own parser.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reads the calls in a reply: pure functions from text to calls and the text besides.
+"""Reads the calls in a reply: pure functions from a text to its calls and the rest of the text.
 
-Each reads one form that models write. Whatever is not well formed stays text; nothing is raised,
-and nothing of it is evaluated.
+Each function reads one form. Whatever is not well formed stays text; nothing raises an error, and
+nothing is evaluated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Runs a call's function: arguments as its hints ask for them, what it returns as text.
+"""Runs the function of a call: arguments as its hints ask for them, the result as text.
 
-Whatever a function raises is the result, in words, so that the model can try otherwise.
+If a function raises an error, its words are the result, so that the model can try another way.
 """
 
 from __future__ import annotations

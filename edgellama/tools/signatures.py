@@ -1,6 +1,6 @@
-"""What a Python function says about itself: its name, what it is good for, what it takes.
+"""What a Python function says about itself: its name, its purpose, its parameters.
 
-Schemas of single types are left to ``type_schemas``, the tool to ``tool``.
+``type_schemas`` makes the schemas of single types, ``tool`` the tool.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A tool as plain data, from a Python function or from what clients of OpenAI's API send.
+"""A tool as plain data, made from a Python function or from what clients of OpenAI's API send.
 
-How a function's hints become a schema is known to signatures, how tools are shown to a model to
-presentation.
+``signatures`` makes a schema of a function's hints, ``presentation`` shows tools to a model.
 """
 
 from __future__ import annotations

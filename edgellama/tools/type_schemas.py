@@ -1,7 +1,7 @@
-"""Type hints as JSON schemas, and values of JSON as what a hint asks for.
+"""Type hints as JSON schemas, and JSON values as a hint asks for them.
 
-Plain hints are known here; classes with fields are left to the libraries that know them, by way of
-the constraints' answer types.
+Plain hints are handled here. Classes with fields go to the libraries that know them, through
+``constraints.answer_types``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A LoRA adapter in a GGUF file, as ``convert-lora`` and llama.cpp write it: pairs of factors.
 
-Knows which of its tensors belong together and whether they fit a model's matrices; what is done
-with them is the engine's and the converter's. Everything that is no plain LoRA is refused.
+It knows which of its tensors belong together, and whether they fit a model's matrices. Everything
+that is not plain LoRA is refused. The engine and the converter use the factors.
 """
 
 from __future__ import annotations

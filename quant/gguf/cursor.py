@@ -1,7 +1,7 @@
 """A bounds-checked cursor over a mapped file: the only place that reads header bytes.
 
-It knows little-endian integers, length-prefixed byte strings and where reading must stop;
-what the bytes mean is left to metadata and tensors.
+It knows little-endian integers, byte strings with their length in front, and where reading must
+stop. ``metadata`` and ``tensors`` know what the bytes mean.
 """
 
 from __future__ import annotations

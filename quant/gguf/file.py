@@ -1,7 +1,6 @@
 """A GGUF model file as the engine sees it: one set of metadata and tensors, split or not.
 
-It joins the parts of a split model and checks that they belong together; parsing one file
-is left to part.
+It joins the parts of a split model, and checks that they belong together. ``part`` parses one file.
 """
 
 from __future__ import annotations

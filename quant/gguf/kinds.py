@@ -1,7 +1,7 @@
-"""Kinds of GGUF files: models, and what else the format can hold.
+"""Kinds of GGUF files: models, and other things that the format can hold.
 
-A file names its kind as ``general.type``. This module knows what the other kinds are for; what a
-model needs besides is left to ``model_config``.
+A file names its kind as ``general.type``. This module knows the purpose of the other kinds, and
+``model_config`` what a model needs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Metadata of a GGUF file: key and value pairs into Python and NumPy values.
+"""Metadata of a GGUF file: key and value pairs as Python and NumPy values.
 
-It knows the thirteen value types; which keys mean what is left to the readers of the
-mapping. Arrays of strings are only walked here and decoded when somebody asks.
+It knows the thirteen types of values. The readers of the mapping know what keys mean. Arrays of
+strings are only walked over here, and decoded when somebody asks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One GGUF file on disk: opened, mapped read-only, and parsed into metadata and tensors.
 
-A part knows nothing of its siblings; joining the parts of a split model is left to file.
+A part knows nothing of its siblings; ``file`` joins the parts of a split model.
 """
 
 from __future__ import annotations

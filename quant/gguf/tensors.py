@@ -1,7 +1,6 @@
 """The tensor table of a GGUF file: names, shapes, formats, and where the bytes lie.
 
-It checks each entry by itself and all of them against the data section; mapping the bytes
-is left to part.
+It checks each entry by itself, and all of them against the data section. ``part`` maps the bytes.
 """
 
 from __future__ import annotations

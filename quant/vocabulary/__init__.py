@@ -1,5 +1,5 @@
-"""The vocabulary that a model file holds, and the rules by which it is used.
+"""The vocabulary that a model file holds, and the rules for using it.
 
-``vocabulary`` has tokens, types and scores, ``special_tokens`` the roles. Encoding and decoding are
-left to ``edgellama.text``.
+``vocabulary`` has tokens, types and scores, ``special_tokens`` the roles. ``edgellama.text``
+encodes and decodes.
 """

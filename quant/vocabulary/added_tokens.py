@@ -1,7 +1,7 @@
-"""Tokens that are looked for in a text before it is cut, and how: keys of our own in GGUF.
+"""Tokens that are looked for in a text before it is cut, with their rules: keys of our own in GGUF.
 
-The rules are those of Hugging Face's added tokens, which GGUF has no keys for. Looking for the
-tokens is left to the engine, and whose rules they are to the converter.
+The rules are those of Hugging Face's added tokens, for which GGUF has no keys. The converter writes
+them, and the tokenizer looks for the tokens.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tokens that are control tokens by their name, whatever type a file gives them.
+"""Names that make a token a control token, whatever type a file gives it.
 
-Converters often type the marks of a chat format as ordinary or user-defined text. As such they
-would be shown in a reply instead of ending it, and a message could write them. ``special_tokens``
-knows which token has which role.
+Converters often type the marks of a chat format as ordinary or user-defined text. A reply would
+then show them instead of ending, and a message could write them. ``special_tokens`` knows which
+token has which role.
 """
 
 from __future__ import annotations

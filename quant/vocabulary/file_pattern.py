@@ -1,7 +1,7 @@
 """The split pattern of a file's byte-level BPE, also of a file from before it was written.
 
-Where ``tokenizer.ggml.pre`` is missing, or is what converters wrote that did not know, a vocabulary
-that is known for certain decides; else the pattern is llama.cpp's default, which is seldom the
+``tokenizer.ggml.pre`` may be missing, or only say that its converter did not know. Then a
+vocabulary that is recognised decides, or else llama.cpp's default pattern, which is seldom the
 model's own.
 """
 

@@ -1,7 +1,7 @@
-"""The tokens of infilling by the names that model families give them.
+"""The tokens of infilling, by the names that model families give them.
 
-A family counts only where a vocabulary has all of its marks, since some of them are words, too. The
-engine's text room knows how a prompt is made of them.
+A family counts only if a vocabulary has all of its marks, since some of them are ordinary words.
+``edgellama.text.infill`` makes the prompt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writes a vocabulary as the SentencePiece model that it was taken from.
 
-It knows the protocol buffer wire format of ``sentencepiece_model.proto`` as far as needed
-(three messages, numbered fields) and what the library refuses. The engine's tokenizer uses the
-model; the converter makes it to see that it can be made.
+It knows the protocol buffer format of ``sentencepiece_model.proto`` as far as needed (three
+messages, numbered fields), and what the library refuses. The tokenizer uses the model; the
+converter makes it only to see that it can be made.
 """
 
 from __future__ import annotations

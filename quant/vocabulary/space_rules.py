@@ -1,7 +1,7 @@
 """Where SentencePiece text gets a space in front, and what becomes of it: GGUF's keys and ours.
 
-GGUF only says whether text does (``add_space_prefix``). Whether a stretch behind a special token
-does, too, is told by keys of our own, whose values are those of Hugging Face's Metaspace.
+GGUF only says whether a text gets one (``add_space_prefix``). Keys of our own say whether a stretch
+behind a special token does, too; their values are those of Hugging Face's Metaspace.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The tokens with a role: start and end of text, of a turn, of a message.
 
-It reads the ids that the file declares and finds the well-known end tokens that files
-often forget to declare, by the names in control_names. Encoding and decoding are left to the
-tokenizers.
+It reads the ids that the file declares, and finds the well-known end tokens that files often forget
+to declare, by the names in ``control_names``. The tokenizers encode and decode.
 """
 
 from __future__ import annotations

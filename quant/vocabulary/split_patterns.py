@@ -1,8 +1,8 @@
 """Patterns that cut text into words before byte pairs are merged, by GGUF's names for them.
 
-The names (``tokenizer.ggml.pre``) and what stands behind them are llama.cpp's; where it rewrites a
-tokenizer's pattern for its own engine, the published one is here. The engine cuts by them, the
-converter knows a tokenizer by them.
+The names (``tokenizer.ggml.pre``) and their patterns are llama.cpp's. If it rewrites a tokenizer's
+pattern for its own engine, this module has the published one. The engine cuts text by them, and the
+converter recognises tokenizers by them.
 """
 
 from __future__ import annotations

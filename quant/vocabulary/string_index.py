@@ -1,7 +1,7 @@
-"""Where strings stand in a long list, such as a vocabulary or its merges.
+"""Finds strings in a long list, such as a vocabulary or its merges.
 
-A sorted array of hashes takes the place of a dict, which would take many times the memory. What the
-strings mean is left to who asks.
+A sorted array of hashes replaces a dict, which would take many times the memory. The callers know
+what the strings mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """``edgellama chat``: a conversation on a terminal or through a pipe.
 
-Here options become a chat, and a conversation is opened for it; the rest is ``chat``'s and
-``loop``'s.
+It turns options into a chat, and opens the conversation. ``loop`` runs the chat.
 """
 
 from __future__ import annotations

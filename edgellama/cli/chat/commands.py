@@ -1,7 +1,7 @@
-"""The slash commands of the chat: one table, one small function each.
+"""The slash commands of the chat: one table, and a small function for each.
 
-A command gets the chat and the rest of its line and returns the text to show. What a
-conversation can do is the Python API's business.
+A command gets the chat and the rest of its line, and returns the text to show. The Python API does
+what it asks for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Completion at the chat's prompt: commands, names of options, models and files.
 
-Which commands there are, and what each may be given, is told by ``command``.
+``command`` knows the commands, and the values of each.
 """
 
 from __future__ import annotations

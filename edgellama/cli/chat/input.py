@@ -1,7 +1,7 @@
-'''Reads one message after the other from a person or a pipe.
+'''Reads one message after another from a person or a pipe.
 
-Knows how a message runs over several lines: between """ and """, after a trailing backslash,
-or (on a terminal) after Alt-Enter. Leaves what a message means to ``chat``.
+A message may have several lines: between """ and """, after a backslash at the end, or (on a
+terminal) after Alt-Enter. ``chat`` knows what a message means.
 '''
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The keyboard while a reply streams: what is typed is not shown, and kept for the next prompt.
+"""The keyboard while a reply streams: what is typed is not shown, but kept for the next prompt.
 
-Prompts and their history are left to ``input``.
+``input`` reads prompts, and keeps their history.
 """
 
 from __future__ import annotations

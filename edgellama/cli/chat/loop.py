@@ -1,4 +1,4 @@
-"""The loops of the chat: one for a person at a terminal, one for what comes through a pipe.
+"""The loops of the chat: one for a person at a terminal, one for lines that come through a pipe.
 
 ``chat`` and ``commands`` know what a line does.
 """

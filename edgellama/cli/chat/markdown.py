@@ -1,7 +1,7 @@
 """Markdown as lines for a terminal, block by block while the text still grows.
 
-rich renders and markdown-it parses; here is decided where a block ends, and how a reply should
-look. ``reply_view`` knows what is painted when.
+markdown-it parses, and rich renders. This module decides where a block ends and how a reply looks.
+``reply_view`` decides when it is painted.
 """
 
 from __future__ import annotations

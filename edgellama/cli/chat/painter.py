@@ -1,7 +1,7 @@
 """Paints lines at the foot of a terminal again and again, without flicker.
 
-Only what differs is written. Lines that are committed stay for ever, in the terminal's scrollback
-too; what stands in the lines is left to others.
+Only differences are written. Lines that are committed stay for ever, also in the terminal's
+scrollback. The callers know what the lines say.
 """
 
 from __future__ import annotations

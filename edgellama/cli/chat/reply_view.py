@@ -1,7 +1,7 @@
-"""One reply on its way: as text for pipes, as rendered Markdown for a terminal.
+"""One reply while it comes: as text for pipes, as rendered Markdown for a terminal.
 
-A view hears of every piece of text, and several times a second that nothing came. Markdown and
-painter know how Markdown looks and how lines are painted.
+A view is told of every piece of text, and several times a second if none has come. ``markdown``
+knows how a reply looks, and ``painter`` how lines are painted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Options of replies as a user sets and reads them in the chat: names, values, defaults.
 
-``sampling.options`` knows what values mean, and which are allowed.
+``sampling.options`` knows what the values mean, and which ones are allowed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a model thinks before a reply, painted dimmed and line by line while it comes.
 
-Lines that are whole stay; the last one is painted anew. The reply decides when to stop.
+Whole lines stay; the last one is painted again. ``reply_view`` decides when to stop.
 """
 
 from __future__ import annotations

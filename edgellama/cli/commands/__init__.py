@@ -1,5 +1,5 @@
-"""The commands: a module for each that ``application`` lists, and what it alone needs.
+"""The commands that ``application`` lists, and modules that only one command needs.
 
-A command reads its arguments, calls the Python API and shows what comes. Its options of several
-commands are in ``options``, its tables and plots in ``output``.
+A command reads its arguments, calls the Python API and shows the results. Options of several
+commands are in ``options``, tables and plots in ``output``.
 """

@@ -1,6 +1,7 @@
-"""``edgellama batch``: many prompts from a file, their texts into another, to be gone on with.
+"""``edgellama batch``: generates texts for many prompts of a file; an interrupted run is continued.
 
-The files are left to ``batch_files``, who runs to ``batch_job``, a cluster to ``batch_ray``.
+``batch_files`` reads and writes the files, ``batch_job`` runs the texts, ``batch_ray`` runs them on
+a cluster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The files of ``edgellama batch``: prompts in, texts out, a JSON object on each line.
 
-What is written can be gone on with after any end of the process: a line is whole or is dropped, and
-ids that are done are known again. The library decides what a prompt may say.
+A run can be continued after any end of the process: a line is either whole or dropped, and finished
+ids are recognised. The library decides what a prompt may say.
 """
 
 from __future__ import annotations

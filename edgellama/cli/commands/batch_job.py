@@ -1,6 +1,6 @@
 """Which lines of a batch run, and what becomes of their texts and errors.
 
-Reading and writing lines is left to ``batch_files``, generating to ``generation.batches.batch``.
+``batch_files`` reads and writes lines, ``generation.batches.batch`` generates the texts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``edgellama batch --ray``: the same lines, whose texts are made on the machines of a cluster.
+"""``edgellama batch --ray``: the same lines, whose texts the machines of a cluster generate.
 
-``cluster.batch_worker`` knows what a worker does, and ``ray_batch`` how Ray spreads it.
+``cluster.batch_worker`` is a worker, and ``cluster.ray_batch`` distributes the lines.
 """
 
 from __future__ import annotations

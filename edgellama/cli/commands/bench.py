@@ -1,6 +1,6 @@
 """``edgellama bench``: speed and memory, test by test, in the manner of llama-bench.
 
-Measuring is left to ``measure.bench``, the table to ``bench_table``.
+``measure.bench`` measures, ``bench_table`` writes the table.
 """
 
 from __future__ import annotations

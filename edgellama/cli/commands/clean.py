@@ -1,6 +1,6 @@
-"""``edgellama clean``: frees what of the cache can be made again.
+"""``edgellama clean``: deletes what can be made again from the cache.
 
-What may go is known to ``models.cleaning`` and to the cache of compiled code.
+``models.cleaning`` and the cache of compiled code know what that is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``edgellama cluster``: commands for a model over several machines.
+"""``edgellama cluster``: the group of commands for a model over several machines.
 
-Each is a file of its own; here they are only put under one name.
+Each command of the group has a file of its own.
 """
 
 from __future__ import annotations

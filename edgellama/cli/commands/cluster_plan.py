@@ -1,6 +1,6 @@
 """``edgellama cluster plan``: which layers go where, before anything is bought or started.
 
-Planning is left to ``cluster.planning``; this shows what it finds.
+``cluster.planning`` makes the plan.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama cluster run``: a text by a model whose layers lie on several machines.
 
-Opening the stages is left to ``cluster_stages``.
+``inputs.cluster_stages`` opens the stages.
 """
 
 from __future__ import annotations

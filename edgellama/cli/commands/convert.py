@@ -1,6 +1,6 @@
 """``edgellama convert``: a checkpoint becomes a quantized GGUF file.
 
-Converting is left to the room of that name; its plan and its bar are shown by modules of their own.
+``edgellama.convert`` does the conversion; ``output`` shows its plan and its progress.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama doctor``: what this machine offers, what is installed, and what is missing.
 
-``cuda.machine`` knows what a graphics card has, and ``code_cache`` what is compiled.
+``cuda.machine`` knows the graphics cards, and ``code_cache`` the compiled kernels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``edgellama embed``: texts as vectors, into lines of JSON or a NumPy array.
+"""``edgellama embed``: texts as vectors, in lines of JSON or as a NumPy array.
 
-Vectors are ``generation.judging.embedding``'s, reading the texts is left to ``text_lines``.
+``generation.judging.embedding`` computes the vectors, ``text_lines`` reads the texts.
 """
 
 from __future__ import annotations

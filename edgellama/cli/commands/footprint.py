@@ -1,7 +1,7 @@
 """``edgellama footprint``: how much memory a model will take, before it is downloaded or run.
 
-What is predicted is left to ``footprint_wishes``, predicting and measuring to ``measure``, the rows
-to ``footprint_table``.
+``footprint_wishes`` lists what to predict, ``measure`` predicts and measures, and
+``footprint_table`` has the rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What ``edgellama footprint`` predicts: every combination of types and lengths that is wished for.
+"""What ``edgellama footprint`` predicts: each combination of the types and lengths asked for.
 
-Predicting one is left to ``measure.footprint``, what fits a memory to ``measure.footprint_fit``.
+``measure.footprint`` predicts one of them, ``measure.footprint_fit`` what fits into a memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama imatrix``: which columns of a model matter for a text, as a file for ``convert``.
 
-Measuring is left to ``measure.importance``, the file to ``convert.imatrix``.
+``measure.importance`` measures, ``convert.imatrix`` writes the file.
 """
 
 from __future__ import annotations

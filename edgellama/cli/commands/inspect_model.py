@@ -1,6 +1,6 @@
-"""``edgellama inspect``: what a GGUF file holds, without loading the model.
+"""``edgellama inspect``: what a GGUF file contains, without loading the model.
 
-Counts from the header alone; nothing here needs the engine.
+All figures come from the header; nothing here needs the engine.
 """
 
 from __future__ import annotations

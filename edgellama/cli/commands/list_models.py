@@ -1,6 +1,6 @@
-"""``edgellama list``: the models that the cache holds.
+"""``edgellama list``: the models in the cache.
 
-``models.library`` knows what the cache holds, and ``models.facts`` what a file is.
+``models.library`` finds them, and ``models.facts`` describes a file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama perplexity``: how well a model predicts a text, alone or against another model.
 
-Computing it is left to ``measure.perplexity``.
+``measure.perplexity`` computes it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama profile``: where the time of a step goes, op by op.
 
-Timing ops is left to ``measure.op_profile``, the table to ``profile_table``.
+``measure.op_profile`` measures, ``profile_table`` writes the table.
 """
 
 from __future__ import annotations

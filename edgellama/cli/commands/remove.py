@@ -1,6 +1,6 @@
-"""``edgellama rm``: deletes models of the cache, or conversations that are kept.
+"""``edgellama rm``: deletes models from the cache, or conversations that are kept.
 
-What a model's files are is known to ``models.library``, conversations to ``inputs.kept``.
+``models.library`` knows a model's files, ``inputs.kept`` the conversations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``edgellama rerank``: documents in the order in which they answer a query.
+"""``edgellama rerank``: orders documents by how well they answer a query.
 
-Ranking is ``generation.judging.reranking``'s, reading the documents is left to ``text_lines``.
+``generation.judging.reranking`` ranks, ``text_lines`` reads the documents.
 """
 
 from __future__ import annotations

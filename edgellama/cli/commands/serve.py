@@ -1,6 +1,6 @@
-"""``edgellama serve``: models for programs, in the protocols of OpenAI, Ollama and Anthropic.
+"""``edgellama serve``: models for other programs, in the protocols of OpenAI, Ollama and Anthropic.
 
-What options become is left to ``serve_settings``, serving to ``server.run``.
+``serve_settings`` turns options into settings, ``server.run`` serves.
 """
 
 from __future__ import annotations

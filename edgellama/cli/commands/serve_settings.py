@@ -1,6 +1,6 @@
-"""From the options of ``edgellama serve`` to a server's settings: models, keys, limits, aliases.
+"""Turns the options of ``edgellama serve`` into a server's settings: models, keys, limits, aliases.
 
-The values are checked by ``server.settings`` before anything is opened.
+``server.settings`` checks the values before anything is opened.
 """
 
 from __future__ import annotations

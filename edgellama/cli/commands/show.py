@@ -1,6 +1,6 @@
 """``edgellama show``: a model in brief, and where it came from.
 
-``models.facts`` knows what is read of a file.
+``models.facts`` reads the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``edgellama tokenize``: a text as the model's tokens, for people and as JSON.
 
-The file is read as far as its vocabulary; the model is not loaded.
+Only the vocabulary of the file is read; the model is not loaded.
 """
 
 from __future__ import annotations

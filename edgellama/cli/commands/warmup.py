@@ -1,6 +1,6 @@
-"""``edgellama warmup``: compiles kernels before they are needed, here or for others to ship.
+"""``edgellama warmup``: compiles kernels before they are needed, for this machine or for shipping.
 
-Compiling is left to ``kernels_cpu.compiling``, a card's kernels to ``warmup_card``.
+``kernels_cpu.compiling`` compiles, ``warmup_card`` handles a graphics card's kernels.
 """
 
 from __future__ import annotations

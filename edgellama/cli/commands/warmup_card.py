@@ -1,6 +1,6 @@
-"""What ``edgellama warmup`` does for graphics cards: the kernels of a model's attention.
+"""The part of ``edgellama warmup`` for graphics cards: the kernels of a model's attention.
 
-Which kernels a model needs is known to ``engine.card.attention``, compiling to ``cuda.ptx_cache``.
+``engine.card.attention`` knows which kernels a model needs, ``cuda.ptx_cache`` compiles them.
 """
 
 from __future__ import annotations

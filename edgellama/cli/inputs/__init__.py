@@ -1,5 +1,5 @@
-"""What a command is given to work on: models on one machine or several, prompts, texts, chats.
+"""The input of commands: models on one machine or several, prompts, texts, conversations.
 
-``model_argument`` makes a model of what a user wrote, ``prompt_text`` a prompt of an option, a file
-or a pipe; ``kept`` has conversations by name.
+``model_argument`` opens the model that a user named, ``prompt_text`` reads a prompt from an option,
+a file or a pipe; ``kept`` has conversations by name.
 """

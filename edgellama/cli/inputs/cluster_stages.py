@@ -1,7 +1,6 @@
-"""A model as its commands open it over several machines: a plan, then a stage on each of them.
+"""Opens a model over several machines for a command: makes a plan, then starts a stage on each.
 
-Who plans is ``cluster.planning``, who starts stages ``cluster.ray_stages``; commands take theirs
-here.
+``cluster.planning`` makes the plan, ``cluster.ray_stages`` starts the stages.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Conversations with a name, which ``chat --resume NAME`` goes on with.
+"""Conversations with a name, which ``chat --resume NAME`` continues.
 
-Messages lie in the user's data folder and are written after every turn. Keys and values lie in
-the cache folder and are written when the chat is left: they only spare computing the messages
-again, and may be missing or of another model.
+Messages lie in the user's data folder, and are written after every turn. Keys and values lie in the
+cache folder, and are written when the chat ends. They only save computing the messages again, so
+they may be missing, or belong to another model.
 """
 
 from __future__ import annotations

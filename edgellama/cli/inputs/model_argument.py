@@ -1,6 +1,6 @@
-"""From what a user wrote for a model to a file on disk or a loaded model.
+"""Finds the file of the model that a user named, or loads it.
 
-Pulls what is missing when that is possible, and shows what loading has to tell.
+It pulls a model that is missing, if that is possible, and shows the messages of loading.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From what a user wrote for a model to its outline: a file, a preset, or a configuration.
+"""Finds the outline of the model that a user named: from a file, a preset, or a configuration.
 
-Of a checkpoint only its configuration is read, so that weights need not be there.
+Of a checkpoint, only the configuration is read, so the weights need not be there.
 """
 
 from __future__ import annotations

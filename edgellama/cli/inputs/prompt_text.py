@@ -1,4 +1,4 @@
-"""Where a prompt comes from: an argument, a file, or standard input.
+"""Reads a prompt from an argument, a file, or standard input.
 
 The commands know what becomes of the text.
 """

@@ -1,4 +1,4 @@
-"""Texts of a command, one a line: given as arguments, in a file, or through a pipe.
+"""Reads the texts of a command, one a line: from arguments, a file, or a pipe.
 
 The commands know what is computed of them.
 """

@@ -1,5 +1,5 @@
-"""Options of several commands: what may be written, and the arguments that it becomes.
+"""Options that several commands share, and the arguments that they become.
 
-``options`` has the general ones; the others are named by what they are of. Values that are checked
-before a command runs are click types: ``token_count``, ``byte_size``, ``completion``.
+``options`` has the general ones; the other modules are named after their subject. Values that are
+checked before a command runs are click types: ``token_count``, ``byte_size``, ``completion``.
 """

@@ -1,6 +1,6 @@
-"""The option --lora: adapters with scales, and how they are loaded for who asks for them.
+"""The option --lora: adapters with scales, and how a command loads them.
 
-Adapters themselves are the engine's.
+The engine knows what adapters do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Options that say what a text must look like, and the arguments that they become.
+"""Options for the form of a text, and the arguments that they become.
 
 ``constraints`` knows what the forms mean, and whether they can be kept to.
 """

@@ -1,6 +1,6 @@
 """Amounts of memory on the command line: 2GB, 500MiB, 0.
 
-``measure.footprint_fit`` knows how sizes are read.
+``measure.footprint_fit`` reads them.
 """
 
 from __future__ import annotations

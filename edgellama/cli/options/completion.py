@@ -1,6 +1,6 @@
-"""What a shell may complete: names of models, types of weights, and paths, as click types.
+"""What a shell can complete, as click types: names of models, types of weights, and paths.
 
-The values themselves are not checked here; those who use them know what is allowed.
+The values are not checked here; the code that uses them knows what is allowed.
 """
 
 from __future__ import annotations

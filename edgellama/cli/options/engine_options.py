@@ -1,6 +1,6 @@
-"""Options that say how a model is loaded, and the arguments of ``Llama`` that they become.
+"""Options for loading a model, and the arguments of ``Llama`` that they become.
 
-Options of texts are left to ``sampling_options`` and ``answer_options``.
+``sampling_options`` and ``answer_options`` have the options of texts.
 """
 
 from __future__ import annotations

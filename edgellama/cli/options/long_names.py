@@ -1,7 +1,7 @@
-"""Short options of a command line by their long names, which click finds at once.
+"""Replaces short options of a command line by their long names, which click finds at once.
 
-For a short one it looks among the long ones first, then for whatever is called alike, and for a
-translation of the error that it drops in the end: 0.3 ms each. ``click`` knows what options mean.
+For a short one, click looks among the long ones first, then for similar names, and then for a
+translation of an error that it drops in the end: 0.3 ms each. ``click`` knows what options mean.
 """
 
 from __future__ import annotations

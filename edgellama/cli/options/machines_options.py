@@ -1,6 +1,6 @@
 """Options of commands whose model may lie on several machines.
 
-What they mean, and how such a model is opened, is left to ``inputs.cluster_stages``.
+``inputs.cluster_stages`` opens such a model.
 """
 
 from __future__ import annotations

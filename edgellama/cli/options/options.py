@@ -1,7 +1,7 @@
-"""Options that several commands share, and the arguments that they become.
+"""General options that several commands share, and the arguments that they become.
 
-An option that the user leaves out is not passed on: the Python API alone knows the defaults,
-the help text repeats them and a test compares.
+An option that the user leaves out is not passed on: the Python API alone knows the defaults. Help
+texts repeat them, and a test compares.
 """
 
 from __future__ import annotations

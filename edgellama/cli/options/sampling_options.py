@@ -1,6 +1,6 @@
-"""Options that say how tokens are chosen, and the arguments that they become.
+"""Options for choosing tokens, and the arguments that they become.
 
-What may be given, and in which ranges, is read off the rules of ``edgellama.sampling``.
+Names and ranges come from the rules of ``edgellama.sampling``.
 """
 
 from __future__ import annotations

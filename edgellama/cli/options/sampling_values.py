@@ -1,5 +1,7 @@
-"""Sampling options as a user writes and reads them: one text a value, on the command line and in
-the chat. What values are allowed is said by the options themselves."""
+"""Sampling options as a user writes and reads them: one text for each value.
+
+The command line and the chat use it. ``sampling.options`` knows which values are allowed.
+"""
 
 from __future__ import annotations
 

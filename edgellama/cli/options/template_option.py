@@ -1,6 +1,6 @@
 """``--template NAME|FILE``: a chat format by its published name, or a Jinja file.
 
-Which names there are is known to ``text.named_templates``; a file is run in a sandbox by who chats.
+``text.named_templates`` knows the names. A file is run in a sandbox when a chat uses it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far a batch has come, on stderr: a live bar for people, a line at the end for all.
+"""The progress of a batch on stderr: a live bar for people, one line at the end for everybody.
 
 ``batch_job`` knows what a text is, and when it counts as failed.
 """

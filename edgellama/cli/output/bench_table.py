@@ -1,6 +1,6 @@
 """The table of ``edgellama bench``: its columns, and which of them are worth showing.
 
-What the figures mean is known to ``measure.bench``; how tables look, to ``tables``.
+``measure.bench`` knows what the figures mean, ``tables`` how tables look.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A conversion's plan as text: every tensor, the total, and whether disk and memory suffice.
 
-The plan itself is made by ``convert.planning``.
+``convert.planning`` makes the plan.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The bar of a conversion: stage, tensor, megabytes, speed and time left.
+"""The progress bar of a conversion: stage, tensor, megabytes, speed and time left.
 
-It is for terminals alone; elsewhere nothing is shown. How far a conversion has come is told by
-``convert.pipeline``.
+It is shown on terminals alone. ``convert.pipeline`` reports the progress.
 """
 
 from __future__ import annotations

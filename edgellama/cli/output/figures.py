@@ -1,7 +1,7 @@
-"""Files with a plot: which there may be, and an empty figure to draw in.
+"""Files with a plot: the possible formats, and an empty figure to draw in.
 
-matplotlib is an optional package, looked for before any work is done. The ``*_plot`` modules know
-what is drawn.
+matplotlib is an optional package, and is looked for before any work is done. The ``*_plot`` modules
+draw.
 """
 
 from __future__ import annotations

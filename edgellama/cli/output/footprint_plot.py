@@ -1,6 +1,6 @@
 """Footprints as stacked bars: a bar for each prediction, a colour for each part of the memory.
 
-The predictions are ``measure.footprint``'s.
+``measure.footprint`` makes the predictions.
 """
 
 from __future__ import annotations

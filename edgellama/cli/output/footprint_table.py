@@ -1,6 +1,6 @@
 """The rows and columns of ``edgellama footprint``: predictions, and a measurement beside one.
 
-``measure`` knows where the numbers come from.
+``measure`` computes the numbers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Names beside the dots of a plot, so that none lies on another, on a dot, or off the axes.
+"""Places names beside the dots of a plot: none covers another one or a dot, or leaves the axes.
 
-It knows boxes and distances in points, and nothing of what is plotted.
+It works with boxes and distances in points, and does not know what is plotted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A roofline: multiply-adds a second of each kernel over its multiply-adds a byte.
+"""A roofline: multiply-adds per second of each kernel over its multiply-adds per byte.
 
-Under the slope an op waits for memory. The roof is the fastest kernel that was measured, since no
-instrument tells what the CPU could do.
+Below the slope, an op waits for memory. The roof is the fastest kernel that was measured, because
+no instrument tells what the CPU could do.
 """
 
 from __future__ import annotations

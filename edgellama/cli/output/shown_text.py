@@ -1,6 +1,6 @@
-"""A text on standard output as it comes, with what its model thinks before it on a terminal.
+"""Shows a text on standard output as it comes; on a terminal, also what its model thinks before it.
 
-Figures and JSON are the commands' own.
+The commands print figures and JSON.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Runs a reply so that Ctrl-C reaches it at any moment, and words its statistics.
+"""Runs a reply so that Ctrl-C can end it at any moment, and puts its statistics into words.
 
-A step of the engine can take long and no Python signal handler runs inside it, so the reply
-is made in a second thread while the main thread waits, interruptible.
+A second thread makes the reply, while the main thread waits and can be interrupted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rows of figures as text: Markdown for people, CSV, JSON, JSON lines and SQL for programs.
 
-Programs get every value of a row under its own name; people the columns that a command chose, under
-the same names in words.
+Programs get every value of a row under its own name. People get the columns that a command chose,
+under the same names in words.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What may be shown on a terminal, and how progress looks there.
 
-Knows which streams are terminals, NO_COLOR, and which characters of untrusted text are safe
-to print. rich is imported only when a bar is drawn.
+It knows which streams are terminals, NO_COLOR, and which characters of untrusted text are safe to
+print. rich is imported only when a bar is drawn.
 """
 
 from __future__ import annotations

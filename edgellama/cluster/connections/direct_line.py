@@ -1,7 +1,7 @@
-"""A connection between a driver and one stage, over which calls cost a quarter of an actor's.
+"""A connection between a driver and one stage. A call over it costs a quarter of an actor's call.
 
-Who has the token may send calls, which are pickles: whoever reaches a stage with it can run code
-there, as whoever reaches Ray can. How the token gets to the driver is not known here.
+Calls are pickles, so whoever has the token can run code on the stage's machine, as with Ray itself.
+The caller brings the token to the driver.
 """
 
 from __future__ import annotations

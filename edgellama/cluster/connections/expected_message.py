@@ -1,8 +1,8 @@
-"""Waiting for a message that comes about as long after the last as those before it did.
+"""Waits for a message that probably comes as long after the last one as those before it did.
 
-A thread that sleeps takes 0.1 ms to wake up, and finds the caches of its core empty. So it is awake
-shortly before, does what fills them, and then looks for the message again and again, for a few
-milliseconds at most. It does so on a core that nobody else wants, or not at all.
+A thread that sleeps takes 0.1 ms to wake up, and finds the caches of its core empty. So the waiting
+thread wakes shortly before, fills the caches, and then looks for the message again and again, for a
+few milliseconds at most. It does so on a core that nobody else wants, or not at all.
 """
 
 from __future__ import annotations

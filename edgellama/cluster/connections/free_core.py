@@ -1,7 +1,8 @@
-"""A core on which a thread may look for a message without taking time from anybody else.
+"""Finds a core on which a thread may look for a message without taking time from other threads.
 
-Some systems keep threads together on few cores as long as these have time for all. Who looks for a
-message there would stop the very thread that is to send it, and so goes to another core meanwhile.
+Some systems keep threads together on few cores as long as these have time for all. A thread that
+looks for a message there would stop the very thread that should send it. So it moves to another
+core meanwhile.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Messages over a connection, each behind its length; what they say is not known here.
+"""Sends and receives messages over a connection, each behind its length.
 
-A message that a text's next token brings is looked for at its usual time, see ``ExpectedMessage``.
+A message that belongs to a text's next token is looked for at its usual time, see
+``ExpectedMessage``. The caller knows what messages mean.
 """
 
 from __future__ import annotations

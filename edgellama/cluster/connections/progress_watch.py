@@ -1,7 +1,7 @@
-"""Whether a stage that says it is there gets on with its work, by what it says of its progress.
+"""Whether a stage makes progress, by what it reports of itself.
 
-A stage whose process lives can still hang, for instance in a driver of its machine. What becomes of
-one that does is left to whoever asked.
+A stage whose process lives can still hang, for example in a driver of its machine. The caller
+decides what to do about it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Calls and answers as bytes: numbers and octets in place of objects, so that a token costs little.
+"""Writes calls and answers as bytes: numbers and octets in place of objects, so that a token costs
+little.
 
-Caches of a processor are full of weights when a message comes, so that each object that is read
-from a pickle costs several times what it costs in a loop. What a text says again with every token,
-such as how its tokens are chosen, goes once over a connection. Nothing here knows connections.
+When a message comes, the processor's caches are full of weights, so each object in a pickle costs
+several times what it costs in a loop. What a text repeats with every token, such as its sampling
+options, is sent once for each connection. Connections are in ``direct_line``.
 """
 
 from __future__ import annotations

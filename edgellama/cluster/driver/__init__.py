@@ -1,5 +1,5 @@
-"""The driver: texts as tokens, and the order in which their steps go through the stages.
+"""The driver: holds texts as tokens, and sends their steps through the stages.
 
-``spread_engine`` stands in an engine's place; a step is followed from ``spread_steps`` over
-``rounds`` and ``pipeline`` to ``passage``. Keys and values are the stages' alone.
+``spread_engine`` takes an engine's place. A step is followed from ``spread_steps`` over ``rounds``
+and ``pipeline`` to ``passage``. Only stages hold keys and values.
 """

@@ -1,7 +1,7 @@
-"""What stages hold of texts already: those that go on, and those that have ended a while ago.
+"""What the stages still hold of texts, both running ones and ended ones.
 
-A new text that begins like one of them has its beginning shared on the stages, and not computed
-again. Ended texts stay as long as living ones leave them room.
+If a new text begins like one of them, the stages share that beginning instead of computing it
+again. Ended texts stay as long as running ones leave them room.
 """
 
 from __future__ import annotations

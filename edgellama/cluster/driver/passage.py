@@ -1,7 +1,7 @@
-"""How rounds of calls go through stages: side by side on a thread for each, or one after another.
+"""Sends rounds of calls through the stages: with a thread for each stage, or one after another.
 
-While a stage computes one round, the stage before it computes the next. ``pipeline`` knows what
-becomes of a stage that is lost.
+While a stage computes one round, the stage before it computes the next. ``pipeline`` handles a
+stage that is lost.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Stages in order: what a step gives, though stages may be lost and must compute again.
+"""The stages in order: computes a step, even if a stage is lost and must compute again.
 
-It holds no tokens but those of the step that runs. A stage that is lost comes back empty; what it
-then lacks of a sequence is told by its answer, and goes through all stages again. ``passage`` knows
-how calls go through.
+It holds only the tokens of the step that runs. A lost stage comes back empty. Its answer tells what
+it lacks of a sequence, which then goes through all stages again. ``passage`` sends the calls.
 """
 
 from __future__ import annotations

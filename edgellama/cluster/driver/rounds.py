@@ -1,7 +1,7 @@
-"""In which calls the tokens of a step go through the stages: pure functions over numbers.
+"""Divides the tokens of a step into calls for the stages: pure functions over numbers.
 
-A round is calls that a stage computes together. Long prompts make a round for each of their
-chunks, so that one stage computes the second while the next has the first.
+A round is the calls that a stage computes together. Each chunk of a long prompt is a round of its
+own, so that one stage computes the second chunk while the next stage has the first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Sessions over stages in files: the files of one process, whose pages each stage has a part of.
+"""Saves and loads sessions over stages, in one process's files: each stage has a part of a page.
 
-Pages go one at a time, so that texts go on between two of them. What a lost stage cannot give is
-computed again before it is saved; what it does not take is computed again when the text goes on.
+Pages are sent one at a time, so that texts go on between them. What a lost stage cannot give is
+computed again before it is saved. What it cannot take is computed again when the text continues.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What stands in an engine's place where the layers run on stages.
+"""An engine whose layers run on stages.
 
 Sampling, constraints, guesses, streams, sessions, batches, vectors and adapters run over it
-unchanged, and hooks, whose functions run in this process.
+unchanged, and so do hooks, whose functions run in this process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A sequence as its driver knows it: the tokens. Keys and values are the stages' alone.
+"""A sequence as its driver knows it: only its tokens, since stages hold keys and values.
 
-It stands where a text's code expects a ``KVCache``, and so it says how much may be reused, how far
-a text may go, and what is forgotten. Stages find out by the position of the next call.
+It takes the place of a ``KVCache``, so it says how much may be reused, how far a text may go, and
+what is forgotten. Stages learn of it from the position of the next call.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Steps of a model over stages: segments of a scheduler in, what the last stage gives out.
+"""Steps of a model over stages: takes segments from a scheduler, returns what the last stage gives.
 
-What goes to which stage in which order is the pipeline's business, what callers want the engine's.
+``pipeline`` decides what goes to which stage, and in which order.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Stages: neighbouring layers with keys and values of their own, and what is said to them.
+"""Stages: neighbouring layers with keys and values of their own, and the calls that they take.
 
-``stage`` computes; ``stage_call`` and ``stage_task`` are what it is told, as plain values that any
-transport can carry.
+``stage`` computes. ``stage_call`` and ``stage_task`` are calls as plain values, which any transport
+can carry.
 """

@@ -1,6 +1,6 @@
-"""Adapters as stages hear of them: each machine reads its own copy, checked by its digest.
+"""Adapters in calls of stages: each machine reads its own copy, which is checked by its digest.
 
-What adapters do to a step is the engine's.
+The engine knows what adapters do to a step.
 """
 
 from __future__ import annotations

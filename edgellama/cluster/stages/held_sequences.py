@@ -1,6 +1,6 @@
-"""The sequences that a stage holds, by number: who is forgotten for others, and what they share.
+"""The sequences that a stage holds, by number: which ones are dropped for others, what they share.
 
-Their pages are ``KVCache``'s, calls are left to ``stage``.
+``KVCache`` has their pages, ``stage`` takes the calls.
 """
 
 from __future__ import annotations

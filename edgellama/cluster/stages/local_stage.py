@@ -1,7 +1,7 @@
-"""A stage in the driver's own process, or in a test: a handle without a wire.
+"""A stage in the driver's own process, or in a test.
 
-It computes as any other stage does, and can be lost and made anew. ``ray_stages`` knows how a stage
-elsewhere is reached.
+It computes like any other stage, and can be lost and made again. ``ray_stages`` reaches stages
+elsewhere.
 """
 
 from __future__ import annotations

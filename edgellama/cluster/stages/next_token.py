@@ -1,8 +1,8 @@
-"""The next token of a sequence, when it was alone in the last call, too: numbers alone are sent.
+"""The next token of a sequence that was alone in the last call, too: only numbers are sent.
 
-A call like the one before it has another token and position, other random numbers and rows. All
-else a stage remembers, and so a token costs a few lines of Python at each end. Where anything
-else differs, or a stage does not remember, it is an ordinary call.
+Such a call differs from the one before it only in token, position, random numbers and rows. The
+stage remembers all else, so a token costs a few lines of Python at each end. If anything else
+differs, or the stage does not remember, it is an ordinary call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A stage: neighbouring layers of a model on one machine, with keys and values of their own.
 
-It computes what it is told to, as often as it is told; which tokens come next, and what becomes
-of a lost stage, is the driver's business. Nothing here knows how calls arrive.
+It computes what each call asks for, as often as it is asked. The driver knows which tokens come
+next, and what to do about a lost stage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a driver and a stage say to each other, as plain values that any transport can carry.
+"""The calls and answers of a driver and a stage, as plain values that any transport can carry.
 
-Calls that compute nothing are ``stage_task``'s, their bytes on a wire are ``wire``'s.
+``stage_task`` has the calls that compute nothing, ``connections.wire`` the bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Hooks over stages: functions of the driver's process, called where a stage has the rows.
+"""Hooks over stages: functions of the driver's process, called when a stage has the rows.
 
-A stage is told at which places of its steps somebody wants its rows. When it comes to one, it sends
-them to the driver and goes on with what comes back. The connection decides how they are sent.
+The driver tells a stage at which places of its steps somebody wants rows. At such a place, the
+stage sends the rows to the driver and continues with those that come back. The connection decides
+how they are sent.
 """
 
 from __future__ import annotations

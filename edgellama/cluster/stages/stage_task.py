@@ -1,6 +1,6 @@
-"""What a driver has a stage do besides computing, as plain values that any transport can carry.
+"""The calls of a stage besides computing, as plain values that any transport can carry.
 
-Steps are left to ``stage_call``, what a stage does with these to ``stage_tasks``.
+``stage_call`` has the steps, ``stage_tasks`` carries out the tasks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How a stage does what is no computation: forks, and keys and values that come and go as pages.
+"""Carries out the tasks of a stage that are no computation: forks, and moving pages in and out.
 
-Computing is left to ``stage``, who is held to ``held_sequences``.
+``stage`` computes, ``held_sequences`` knows who is held.
 """
 
 from __future__ import annotations

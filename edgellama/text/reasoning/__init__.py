@@ -1,5 +1,5 @@
-"""Thinking that a model writes before its answer: by which marks it is known, and told apart.
+"""Thinking that a model writes before its answer: its marks, and separating it from the answer.
 
-``marks`` are those that a model has, ``splitter`` parts a text that grows, ``expected`` says how
-one text begins. ``edgellama.generation.chat.chat_reasoning`` knows who asks for thinking.
+``marks`` are those of a model, ``splitter`` divides a growing text, ``expected`` says how a text
+begins. ``edgellama.generation.chat.chat_reasoning`` knows who asks for thinking.
 """

@@ -1,6 +1,6 @@
-"""How one text begins: inside thinking that its prompt has opened, or where thinking may open.
+"""How a text begins: inside thinking that its prompt has opened, or where thinking may open.
 
-It reads and writes the ends of prompts. ``marks`` knows which marks a model has.
+It reads and writes the ends of prompts. ``marks`` knows a model's marks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The marks between which models write what they think, and which of them a model has.
+"""The marks around a model's thinking, and which of them a model has.
 
-A model has marks if its chat template or its vocabulary has them; to all others they are text like
-any other.
+A model has marks if they are in its chat template or its vocabulary. For all other models they are
+ordinary text.
 """
 
 from __future__ import annotations

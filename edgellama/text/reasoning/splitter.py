@@ -1,7 +1,7 @@
-"""Parts a growing text into what its model thinks and what it says.
+"""Divides a growing text into what the model thinks and what it says.
 
-It sees pieces of text, however they are cut, and marks that are tokens without a text. Which marks
-there are, and whether the prompt has opened thinking already, it is told.
+The text may come in pieces of any size, and marks may be tokens without text. The caller gives the
+marks, and says whether the prompt has opened thinking already.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Text to tokens and back, from what a GGUF file says about its vocabulary.
+"""Text to tokens and back, by what a GGUF file says about its vocabulary.
 
-Two kinds: SentencePiece and byte-level BPE. This package knows no model and no template.
+There are two kinds: SentencePiece and byte-level BPE. This package knows no model and no template.
 """
 
 from edgellama.quant.vocabulary.special_tokens import SpecialTokens

@@ -1,6 +1,6 @@
 """Finds added tokens in a text before it is cut into words, as Hugging Face's tokenizers do.
 
-What the rules are is read elsewhere; what lies between the tokens is cut by the tokenizer.
+``quant.vocabulary.added_tokens`` reads the rules; the tokenizer cuts the text between the tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Split patterns for texts of ASCII alone, which Python's own ``re`` can match.
 
-``re`` knows no Unicode properties, but of ASCII each has a handful of characters. A prompt in
-English then needs no ``regex``, whose import and compiler cost 10 ms of every start.
+``re`` knows no Unicode properties, but each has only a few characters in ASCII. So a prompt in
+English does without ``regex``, whose import and compiler cost 10 ms of every start.
 """
 
 from __future__ import annotations

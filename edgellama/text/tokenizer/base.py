@@ -1,7 +1,7 @@
-"""What every tokenizer can do, and what does not depend on how words become tokens.
+"""What all tokenizers share: everything that does not depend on how words become tokens.
 
-Splitting at special tokens, adding BOS and EOS, turning tokens back into bytes and text.
-The kinds of tokenizer only say how a stretch of plain text is cut.
+It splits at special tokens, adds BOS and EOS, and turns tokens back into bytes and text. The kinds
+of tokenizer only say how a stretch of plain text is cut.
 """
 
 from __future__ import annotations

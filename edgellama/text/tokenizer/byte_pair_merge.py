@@ -1,8 +1,8 @@
-"""Byte pair merging that follows a list of merges to the letter.
+"""Byte pair merging that follows a list of merges literally.
 
-Libraries that merge by token rank join any two neighbours whose join is a token; trained
-merge lists do not. Symbols are UTF-8 of GPT-2's printable stand-ins for bytes, so that
-vocabulary and merges serve as the file holds them.
+Libraries that merge by token rank join any two neighbours whose join is a token, while trained
+lists of merges do not. Symbols are UTF-8 of GPT-2's printable stand-ins for bytes, so that the
+vocabulary and the merges are used as the file has them.
 """
 
 from __future__ import annotations

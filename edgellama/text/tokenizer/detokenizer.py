@@ -1,7 +1,7 @@
 """Tokens to text one at a time, never half a character.
 
-It keeps the bytes of an unfinished character back until the next token; which bytes a token
-stands for is the tokenizer's knowledge.
+It holds back the bytes of an unfinished character until the next token. The tokenizer knows a
+token's bytes.
 """
 
 from __future__ import annotations

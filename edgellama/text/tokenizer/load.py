@@ -1,6 +1,6 @@
-"""From GGUF metadata to the tokenizer it describes: one table by ``tokenizer.ggml.model``.
+"""From GGUF metadata to its tokenizer: one table by ``tokenizer.ggml.model``.
 
-Each kind is imported when a file asks for it, because their libraries cost start-up time.
+Each kind is imported when a file asks for it, because their libraries take time to import.
 """
 
 from __future__ import annotations

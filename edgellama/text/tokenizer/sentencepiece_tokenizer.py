@@ -1,7 +1,7 @@
 """SentencePiece from GGUF metadata (``tokenizer.ggml.model`` = ``llama``, or ``t5`` for unigram).
 
-The model is rebuilt from the file and handed to the sentencepiece library, which cuts the
-text. Tokens go back to bytes here, one by one, as streaming needs it.
+The model is rebuilt from the file and given to the sentencepiece library, which cuts the text. This
+module turns tokens back into bytes one by one, as streaming needs it.
 """
 
 from __future__ import annotations

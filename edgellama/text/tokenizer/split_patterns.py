@@ -1,6 +1,6 @@
-"""How a BPE tokenizer cuts text into words before it merges, by its pattern's name.
+"""How a BPE tokenizer cuts text into words before it merges, by the name of its pattern.
 
-The rules are in the vocabulary's room. Merging the words is left to byte_pair_merge.
+``quant.vocabulary`` has the rules, ``byte_pair_merge`` merges the words.
 """
 
 from __future__ import annotations
