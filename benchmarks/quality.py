@@ -60,7 +60,7 @@ PERPLEXITY_TARGET = 0.005
 
 @dataclass(frozen=True)
 class Model:
-    """One engine behind the same two functions; ``bos`` is None where the model wants none."""
+    """One engine behind the same two functions; ``bos`` is None if the model wants none."""
 
     encode: Callable[[str], list[int]]
     forward: Callable[[Sequence[int], bool], Logits]

@@ -1,7 +1,7 @@
 """Random blocks of each format that dequantize to numbers of a given spread.
 
 Where their scales lie, and what random bytes come to at a scale of one. Which bytes and which
-scales are drawn is left to who writes a model.
+scales are drawn is decided by the code that writes a model.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def shown(value: object) -> str:
 
 
 def nearest(name: object, known: Iterable[str], likeness: float = LIKE_A_SLIP) -> str | None:
-    """The known name that is meant where another one is given; None where none is like it."""
+    """The known name that is meant where another one is given; None if none is like it."""
     from difflib import get_close_matches  # which is needed for errors alone
 
     given = str(name)[:MAX_SHOWN_CHARACTERS]
@@ -38,7 +38,7 @@ def nearest(name: object, known: Iterable[str], likeness: float = LIKE_A_SLIP) -
 
 
 def did_you_mean(meant: str | None) -> str:
-    """The question behind a name that there is not, with a space; nothing where none is meant."""
+    """The question behind a name that there is not, with a space; nothing if none is meant."""
     return "" if meant is None else f"did you mean {meant}? "
 
 

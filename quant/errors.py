@@ -9,7 +9,7 @@ from __future__ import annotations
 from edgellama.quant.ways import Way
 
 FROM_THE_START = Way("call it again without resume=True", "start without --resume")
-"""What helps where a conversion cannot be gone on with."""
+"""What helps where a conversion cannot be continued."""
 
 
 class EdgellamaError(Exception):
@@ -34,7 +34,7 @@ class EdgellamaError(Exception):
 
     @property
     def in_terminal(self) -> str:
-        """The text for somebody who types commands."""
+        """The text for a user of the command line."""
         return self.what if self.way is None else f"{self.what}; {self.way.command}"
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ class KernelError(EdgellamaError):
 class CudaError(EdgellamaError):
     """The graphics card or its driver cannot do what was asked, or there is none.
 
-    ``code`` is what the driver has returned, 0 where it was not asked.
+    ``code`` is what the driver has returned, 0 if it was not asked.
     """
 
     def __init__(self, *arguments: object, code: int = 0, way: Way | None = None) -> None:

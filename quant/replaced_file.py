@@ -31,7 +31,7 @@ def named_writes(path: Path) -> Iterator[None]:
 def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """Yields a file to write to, which becomes ``path`` when the block ends well.
 
-    It has reached the disk by then. Otherwise ``path`` stays as it was. OSError where the system
+    It has reached the disk by then. Otherwise ``path`` stays as it was. OSError if the system
     refuses, which names ``path``.
     """
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")

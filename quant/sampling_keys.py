@@ -76,5 +76,5 @@ def recommended_sampling(metadata: Mapping[str, object]) -> dict[str, float | in
 
 
 def _shortest(number: float) -> float:
-    """The number as a person writes it who means this float32."""
+    """The number as a person would write it for this float32."""
     return float(str(np.float32(number)))

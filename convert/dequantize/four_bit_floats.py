@@ -88,7 +88,7 @@ def _numbers(parts: Mapping[str, SourceTensor]) -> str | None:
 
 
 def _number(source: Path, tensor: SourceTensor | None) -> np.float32:
-    """The only number of a tensor, above 0; 1 where there is none."""
+    """The only number of a tensor, above 0; 1 if there is none."""
     if tensor is None:
         return np.float32(1)
     is_number = tensor.shape in ((), (1,)) and element_type(tensor) in elements.PLAIN

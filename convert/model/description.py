@@ -167,7 +167,7 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
 
 
 def _missing_pattern(path: Path, items: Mapping[str, MetadataItem]) -> str | None:
-    """The split pattern that an old file's vocabulary tells; None where the file says it."""
+    """The split pattern that an old file's vocabulary tells; None if the file says it."""
     values = {key: item.value for key, item in items.items()}
     name = declared_pattern(values)
     if name not in (None, DEFAULT_PATTERN):

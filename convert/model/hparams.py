@@ -160,7 +160,7 @@ def _is_mistral(config: Fields) -> bool:
 
 
 def _sliding_window(config: Fields) -> int | None:
-    """The window in tokens; None where there is none, which some say as 0 or -1."""
+    """The window in tokens; None if there is none, which some say as 0 or -1."""
     if not config.flag("use_sliding_window", True) or config.values.get("sliding_window") in (
         0,
         -1,

@@ -19,7 +19,7 @@ _MODES: tuple[tuple[str, PoolingName], ...] = (
 
 
 def pooling_items(config: Fields) -> dict[str, MetadataItem]:
-    """The key of the one mode that is on; none where none is, or several are."""
+    """The key of the one mode that is on; none if none is, or several are."""
     modes = [name for field, name in _MODES if config.flag(field, False)]
     numbers = {name: number for number, name in POOLING_TYPES.items()}
     return {POOLING_KEY: metadata.unsigned(numbers[modes[0]])} if len(modes) == 1 else {}

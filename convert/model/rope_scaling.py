@@ -255,7 +255,7 @@ def _yarn(rope: Fields, context_length: int, slope: float) -> RopeScaling:
 
 
 def _attention_factor(rope: Fields, factor: float, slope: float) -> float | None:
-    """What GGUF's readers multiply with their own 0.1 ln(factor) + 1; None where it is 1."""
+    """What GGUF's readers multiply with their own 0.1 ln(factor) + 1; None if it is 1."""
     usual = _magnitude(factor, YARN["yarn"])
     if rope.has("attention_factor") or rope.has("attn_factor"):
         name = "attention_factor" if rope.has("attention_factor") else "attn_factor"

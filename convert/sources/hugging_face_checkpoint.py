@@ -24,7 +24,7 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Layout:
-    """How weights may be stored: ``stem`` and ``suffix`` of the files, and who reads one."""
+    """How weights may be stored: ``stem`` and ``suffix`` of the files, and the reader of one."""
 
     stem: str
     suffix: str
@@ -104,7 +104,7 @@ def single_file(file: Path) -> Weights:
 def open_hugging_face(path: Path, folder: Path, weights: Weights) -> Checkpoint:
     """The model in ``folder``, which was opened as ``path``.
 
-    Raises ModelNotFoundError where no shard is there, ModelFileError for files that contradict
+    Raises ModelNotFoundError if no shard is there, ModelFileError for files that contradict
     each other.
     """
     config = read_json_object(folder / CONFIG_FILE)

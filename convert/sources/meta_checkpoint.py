@@ -30,7 +30,7 @@ _MAX_SIZE = 1 << 24
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What params.json says about the shapes of whole matrices; None where it says nothing."""
+    """What params.json says about the shapes of whole matrices; None if it says nothing."""
 
     width: int
     num_query_rows: int | None

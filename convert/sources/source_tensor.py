@@ -218,7 +218,7 @@ class PermutedTensor(SourceTensor):
 class UnreadableTensor(SourceTensor):
     """A tensor that is there but cannot be a weight: its name and shape are known, no more.
 
-    Buffers that no model needs may be of any kind, so only who asks for format or rows is
+    Buffers that no model needs may be of any kind, so only asking for its format or rows is
     refused, with UnsupportedModelError.
     """
 
@@ -244,8 +244,8 @@ class UnreadableTensor(SourceTensor):
 class ElementTensor(UnreadableTensor):
     """A tensor of numbers that are no weights by themselves, such as packed integers or FP8.
 
-    ``element_type`` is safetensors' name of their type. What they mean is left to who knows how
-    the checkpoint was quantized; as a weight it is refused like any unreadable tensor.
+    ``element_type`` is safetensors' name of their type. ``convert.dequantize`` knows what
+    they mean; as a weight it is refused like any unreadable tensor.
     """
 
     def __init__(

@@ -103,7 +103,7 @@ class ConvertedVocabulary:
 
 @dataclass(frozen=True)
 class Token:
-    """A token's text as GGUF writes it, its type and its score (0 where there are none)."""
+    """A token's text as GGUF writes it, its type and its score (0 if there are none)."""
 
     text: str
     type: TokenType

@@ -40,7 +40,7 @@ def read_vocabulary(
 
     A SentencePiece model goes before ``tokenizer.json``, as it is what the model was trained
     with. ``pre``: the split pattern's name, for byte-level BPE alone. ``scaled_positions``: as in
-    tiktoken_vocabulary. ModelNotFoundError where there is no tokenizer, UnsupportedModelError for
+    tiktoken_vocabulary. ModelNotFoundError if there is no tokenizer, UnsupportedModelError for
     one of another kind.
     """
     path = _model_file(settings.folder)

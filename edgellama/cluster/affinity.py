@@ -41,7 +41,7 @@ class ResponseKeys:
 
 
 def affinity_key(headers: Mapping[str, str], body: bytes, responses: ResponseKeys) -> str | None:
-    """What requests of one conversation have in common; None where nothing tells.
+    """What requests of one conversation have in common; None if nothing tells.
 
     ``headers`` have lower-case names. The body may be anything.
     """

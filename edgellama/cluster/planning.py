@@ -112,7 +112,7 @@ class Plan:
 def plan(wish: Wish, machines: Sequence[ClusterMachine]) -> Plan:
     """The plan with most tokens a second; of those about as fast the one with even stages.
 
-    Raises InvalidOptionError where the model fits no choice among the machines.
+    Raises InvalidOptionError if the model fits no choice among the machines.
     """
     sizes = _Sizes(wish)
     plans = [found for chosen in _choices(machines) if (found := sizes.plan(chosen)) is not None]
@@ -176,7 +176,7 @@ class _Sizes:
     def _filled(self, machines: Sequence[ClusterMachine], most_s: float | None) -> Plan | None:
         """The machines that read fastest get as many layers as they have room for.
 
-        ``most_s``: what a stage's reading may take. None where not all layers find a place.
+        ``most_s``: what a stage's reading may take. None if not all layers find a place.
         """
         num_layers = len(self.layer_bytes)
         if len(machines) > num_layers:

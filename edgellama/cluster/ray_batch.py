@@ -26,7 +26,7 @@ def texts_on_ray(
     """Lines of texts and errors, each as soon as its block is done; ``lines`` have ids.
 
     ``num_workers`` None: one for each machine of the cluster that this process is connected to.
-    EdgellamaError where a worker cannot work, or no machine is left.
+    EdgellamaError if a worker cannot work, or no machine is left.
     """
     ray = import_ray()
     data = import_ray("data")

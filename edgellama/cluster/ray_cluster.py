@@ -52,7 +52,7 @@ def _check_reachable(address: str) -> None:
 
 
 def import_ray(part: str | None = None) -> Any:
-    """Ray, or a part of it such as "data"; EdgellamaError where that is not installed."""
+    """Ray, or a part of it such as "data"; EdgellamaError if that is not installed."""
     try:
         import ray
 

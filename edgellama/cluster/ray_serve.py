@@ -175,7 +175,7 @@ class Front:
         self._replica = replica
         self._limits = options.limits
         self._responses = ResponseKeys()
-        # Who may call is decided before a body is read, and so here.
+        # The right to call is checked before a body is read, and so here.
         self._guard = Guard(
             self._answer,
             host="localhost",
@@ -207,7 +207,7 @@ class Front:
         await response(scope, receive, send)
 
     async def _begun(self, asked: _Asked) -> tuple[Any, dict[str, Any]]:
-        """An answer that has begun, and its first message; RequestError where no replica is left.
+        """An answer that has begun, and its first message; RequestError if no replica is left.
 
         Of what a replica has made before it died a client has seen nothing, so another one tries.
         """
@@ -234,7 +234,7 @@ class Front:
     ) -> AsyncIterator[bytes]:
         """The bodies of an answer; where its replica dies, another one makes it anew.
 
-        What cannot be gone on with ends with an error in the words of its protocol.
+        What cannot be continued ends with an error in the words of its protocol.
         """
         from ray.exceptions import RayError
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 START_S = 60.0
 """How long one try to start a stage takes; a machine that is still starting is tried again."""
 REVIVE_S = 5.0
-"""The same where one is brought back, so that who waits may give up meanwhile."""
+"""The same for a stage that is brought back, so that a waiting caller may give up meanwhile."""
 PULSE = "pulse"
 """The actor's threads that answer while another one computes."""
 PLACE_SHARE = 0.001
@@ -70,7 +70,7 @@ class RayStage:
     def start(self, timeout_s: float = START_S) -> None:
         """Wait until the stage has opened its file.
 
-        Raises what is wrong with that, or EdgellamaError where no node takes the stage in time.
+        Raises what is wrong with that, or EdgellamaError if no node takes the stage in time.
         """
         try:
             wrong = self._ray.get(self._actor.open.remote(), timeout=timeout_s)

@@ -52,7 +52,7 @@ class ServedApplication:
                 pass
 
     async def stop(self) -> None:
-        """Let go of everything; answers that still run are told."""
+        """Release everything; answers that still run end with an error."""
         await self._life.aclose()
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[dict[str, Any]]:

@@ -65,7 +65,7 @@ class StageActor:
         return self._opened().answer(message, driver)
 
     def line(self) -> LineAddress | None:
-        """Where calls may come to directly; None where nothing can listen here."""
+        """Where calls may come to directly; None if nothing can listen here."""
         from ray.util import get_node_ip_address
 
         stage = self._opened()
@@ -116,8 +116,8 @@ class StageActor:
 def _take_priority_of_ray() -> None:
     """Let this process be as important as Ray's own, where the system allows that.
 
-    Ray starts workers with niceness 15, with which any other program goes before a stage. Who wants
-    that asks for it (``low_priority``).
+    Ray starts workers with niceness 15, with which any other program goes before a stage.
+    ``low_priority`` asks for that.
     """
     with contextlib.suppress(OSError, AttributeError):
         niceness = os.getpriority(os.PRIO_PROCESS, os.getppid())

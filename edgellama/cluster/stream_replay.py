@@ -57,7 +57,7 @@ class SentStream:
                 self._names.update(dict.fromkeys(_NAME.findall(event)))
 
     def again(self) -> Replay:
-        """What takes the same stream once more; DivergedError where that ended within an event."""
+        """What takes the same stream once more; DivergedError if that ended within an event."""
         if self._rest:
             raise DivergedError("it was lost in the middle of an event")
         return Replay(self._separator, self._digests.copy(), list(self._names))
@@ -73,7 +73,7 @@ class Replay:
         self._names: dict[bytes, None] = {}
 
     def new(self, body: bytes) -> bytes:
-        """What of these bytes the client lacks. DivergedError where the two streams differ."""
+        """What of these bytes the client lacks. DivergedError if the two streams differ."""
         events, self._rest = _cut(self._rest + body, self._separator)
         return b"".join(self._passed(event) for event in events)
 
@@ -99,7 +99,7 @@ class Replay:
 
 
 def lost_answer(why: str) -> RequestError:
-    """What a client is told of an answer that was lost and cannot be gone on with."""
+    """The last message of an answer that was lost and cannot be continued."""
     return RequestError(
         503, f"the replica that made this answer was lost, and {why}", code="replica_lost"
     )

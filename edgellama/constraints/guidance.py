@@ -20,7 +20,7 @@ OLDEST = (1, 9)
 
 
 def llguidance() -> Any:
-    """The module; EdgellamaError where it is not installed, or too old."""
+    """The module; EdgellamaError if it is not installed, or too old."""
     way = Way(f"install it: {INSTALL}", f"install it: {INSTALL}")
     try:
         import llguidance as module

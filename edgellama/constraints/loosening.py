@@ -39,8 +39,8 @@ _KNOWN = frozenset({*KEYWORDS, *UNSUPPORTED, *ANNOTATIONS, *IDENTITY})
 def without_unknown_keywords(schema: Mapping[str, Any]) -> JsonObject:
     """The schema without keywords that JSON Schema does not have, which say nothing by its rules.
 
-    Somebody who writes a schema is told of them, since they may be misspelt; programs put words of
-    their own there. ConstraintError for what is no JSON, too large or nested too deeply.
+    A person's schema with such keywords is refused, since they may be misspelt; programs put words
+    of their own there. ConstraintError for what is no JSON, too large or nested too deeply.
     """
     copy = json_copy(schema)
     for _, inner in list(subschemas(copy)):

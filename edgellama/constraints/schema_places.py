@@ -65,7 +65,7 @@ class References:
         self._has_ids = any("$id" in schema for _, schema in subschemas(root))
 
     def target(self, reference: str) -> Any:
-        """The schema that a reference means, None where it is not by place.
+        """The schema that a reference means, None if it is not by place.
 
         ConstraintError for a place that there is not.
         """

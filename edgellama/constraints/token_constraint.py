@@ -82,7 +82,7 @@ class TokenConstraint:
         return self._mask
 
     def forced(self) -> list[int]:
-        """Tokens that must come next in any case; none where there is a choice."""
+        """Tokens that must come next in any case; none if there is a choice."""
         text: bytes = self._asked(lambda matcher: matcher.compute_ff_bytes())
         if not 0 < len(text) <= MAX_FORCED_BYTES:
             return []

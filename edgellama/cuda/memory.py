@@ -122,7 +122,7 @@ class CardMemory:
 
     @property
     def room_bytes(self) -> int:
-        """How much may still be taken, as far as can be told now; CudaError."""
+        """How much may still be taken, as far as is known now; CudaError."""
         free, _ = self.context.memory_bytes()
         free = max(free - self._spared_bytes, 0)
         return free if self.limit_bytes is None else min(free, self.limit_bytes - self.used_bytes)

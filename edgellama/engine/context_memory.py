@@ -66,9 +66,9 @@ class MemoryNeed:
         return capped
 
     def warn(self, length: int | None) -> None:
-        """Say in the log where a full context of ``length`` tokens would not fit, and what does.
+        """Warn in the log if a full context of ``length`` tokens would not fit, and say what does.
 
-        None: nobody asked for a length, and only weights that are too large are told of.
+        None: nobody asked for a length, and only weights that are too large give a warning.
         """
         if self.available_bytes is None:
             return

@@ -92,7 +92,7 @@ class Engine(LocalEngine):
         """What the last step gave, of the next token; None, and nothing is done, if it cannot be.
 
         That is a step of one token whose "rows" or logits were wanted. It is the engine's own
-        memory, for a caller who keeps all others away. ``rows``: as for ``forward``.
+        memory, for a caller that keeps all others away. ``rows``: as for ``forward``.
         ``is_rehearsal``: nothing is computed, but what that takes is done once, so that the
         processor's caches have it; None.
         """

@@ -34,7 +34,7 @@ def checked_tokens(
 ) -> npt.NDArray[np.int64]:
     """The tokens as one row of ids.
 
-    InvalidOptionError, or ContextLengthError where the sequence has no room for them.
+    InvalidOptionError, or ContextLengthError if the sequence has no room for them.
     """
     ids = np.array(tokens)
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):

@@ -163,7 +163,7 @@ def check_fits(prompt: Sequence[int], context_length: int) -> None:
 
 
 def check_may_fit(tokenizer: Tokenizer, prompt: object, context_length: int) -> None:
-    """ContextLengthError for a giant prompt that cannot fit, which is told by its length."""
+    """ContextLengthError for a giant prompt whose length alone shows that it cannot fit."""
     if isinstance(prompt, (str, list, tuple)) and len(prompt) >= GIANT_LENGTH:
         at_least = tokenizer.min_tokens(prompt) if isinstance(prompt, str) else len(prompt)
         if at_least > context_length:

@@ -47,9 +47,9 @@ class Request:
 
     Fields that an option of a text has are explained there. ``continuation``: the text carries
     on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the result.
-    ``adapters`` None are those of who asks, else none. ``answer``: the form that the text must
-    have. ``calls``: those of tools that it may have. ``end_tokens`` end the text beside those
-    of the model. ``prompt_logprobs`` begin at the prompt's token ``first_logprob``.
+    ``adapters`` None are those of the session, if there is one, else none. ``answer``: the form
+    that the text must have. ``calls``: those of tools that it may have. ``end_tokens`` end the text
+    beside those of the model. ``prompt_logprobs`` begin at the prompt's token ``first_logprob``.
     ``own_tokens``: what the model has said in the prompt, which penalties may count alone.
     ``reasoning``: the thinking that the text may begin with; None: it is text like any other.
     """

@@ -62,7 +62,7 @@ def run_in_child(module: str, request: Request, progress: Progress | None = None
 
 
 def _end(exit_code: int) -> str:
-    """How a process ended that has not said why; who is out of memory is killed so."""
+    """How a process ended that has not said why; one that is out of memory is killed."""
     if exit_code == -KILLED:
         return "was killed, as the system does where memory ends; choose a shorter context"
     return f"ended with exit code {exit_code}"

@@ -39,7 +39,7 @@ _PRESENT_OR_SWAPPED = 3 << 62
 
 @dataclass(frozen=True)
 class Measurement:
-    """Bytes that a process held; parts are None where the system does not tell."""
+    """Bytes that a process held; parts are None if the system does not tell."""
 
     peak_bytes: int
     pss_bytes: int | None

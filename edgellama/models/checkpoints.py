@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgellama.convert.pipeline import ConversionProgress
 
 DEFAULT_TYPE = "q4_k_m"
-"""For those who do not say, as when converting to a file of one's own."""
+"""The default, also for converting to a file of one's own."""
 CONVERTED_FOLDER = "converted"
 """Within the cache folder; in it is a folder for each source."""
 SOURCE_NAME = "source"
@@ -80,7 +80,7 @@ def converted(
 
 
 def _convert_or_go_on(path: Path, target: Path, **how: Any) -> None:
-    """Convert, from where an earlier run was stopped if that can be gone on with."""
+    """Convert, continuing an earlier run that was stopped, if possible."""
     from edgellama.convert import convert
 
     try:

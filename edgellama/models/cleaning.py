@@ -42,7 +42,7 @@ def find_leftovers(kinds: Iterable[str], current_keys: Collection[str]) -> list[
 
 
 def remove_leftover(leftover: Leftover) -> None:
-    """Delete it; OSError where the system refuses."""
+    """Delete it; OSError if the system refuses."""
     if leftover.path.is_dir():
         shutil.rmtree(leftover.path)
     else:

@@ -23,8 +23,8 @@ _LICENSE_KEYS = ("general.license", "general.license.name", "general.license.lin
 class ModelFacts:
     """A model in brief; None for what its file does not say. ``context_length`` is in tokens.
 
-    ``positions``: how they are scaled, None where they are not. ``original_length``: tokens that
-    positions were trained for before any scaling, None where that cannot be replaced.
+    ``positions``: how they are scaled, None if they are not. ``original_length``: tokens that
+    positions were trained for before any scaling, None if that cannot be replaced.
     """
 
     title: str | None

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def alone_in(folder: Path, doing: str, check: Callable[[], None] | None = None) -> Iterator[None]:
     """Wait until no other process works in ``folder``, which is made if it is not there.
 
-    ``doing`` says what another one does there, for who must wait. ``check`` is called again and
-    again meanwhile; what it raises ends the waiting.
+    ``doing`` says what another process does there, for a message to the waiting user. ``check``
+    is called repeatedly meanwhile; an error that it raises ends the waiting.
     """
     from edgellama.convert.output.file_lock import try_lock
 
@@ -37,7 +37,7 @@ def alone_in(folder: Path, doing: str, check: Callable[[], None] | None = None) 
                     if check is not None:
                         check()
                     time.sleep(RETRY_SECONDS)
-            # Who failed there has removed the folder: then this lock keeps nobody out.
+            # A process that failed there has removed the folder: then this lock keeps nobody out.
             if _is_file_at(file.fileno(), folder / LOCK_NAME):
                 yield
                 return

@@ -61,7 +61,7 @@ def fetch_from_hub(
 ) -> Path:
     """Downloads the file that ``reference`` means, every part of it, below ``folder``.
 
-    Returns the path of the first part. What an earlier attempt has left is gone on with. Raises
+    Returns the path of the first part. What an earlier attempt has left is continued. Raises
     DownloadError: the extra is not installed, the hub refuses, or the reference leaves several
     files to choose from (the text lists them).
     """

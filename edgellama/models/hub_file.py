@@ -38,7 +38,7 @@ class HubFile:
     sha256: str | None
 
     def partial(self, folder: Path) -> Path | None:
-        """Where what is there of it waits; None for a file that cannot be gone on with."""
+        """The path of the part that has arrived; None for a file that cannot be continued."""
         if self.sha256 is None or not 0 < self.num_bytes <= HTTP_BYTES:
             return None
         return folder / f"{self.name}.{self.sha256[:DIGITS]}{PARTIAL_SUFFIX}"
@@ -53,7 +53,7 @@ class HubFile:
 def fetch_file(
     hub: Any, file: HubFile, folder: Path, check: Callable[[], None], *, force: bool
 ) -> Path:
-    """Fetch ``file`` below ``folder``; where it is then. DownloadError, and the client's errors.
+    """Fetch ``file`` below ``folder``, and return its path. DownloadError, and the client's errors.
 
     ``check`` is called again and again; what it raises ends the download, which can be gone on
     with. ``force`` begins it anew.

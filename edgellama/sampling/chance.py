@@ -44,7 +44,7 @@ class SeededChance:
 
     @cached_property
     def _generator(self) -> np.random.Generator:
-        """Made when something is left to chance: importing it costs as much as a small model."""
+        """Made when it is first used: importing it costs as much as a small model."""
         import numpy as np
 
         return np.random.default_rng(self._seed)

@@ -39,7 +39,7 @@ class Constraint(Protocol):
         ...
 
     def forced(self) -> list[int]:
-        """Tokens that must come next in any case; none where there is a choice."""
+        """Tokens that must come next in any case; none if there is a choice."""
         ...
 
     def advance(self, token: int) -> None:
@@ -58,7 +58,7 @@ def allowed_token(
     constraint: Constraint,
     allowed: Mask | None = None,
 ) -> int | None:
-    """The token that a sampler chooses among those allowed; None where there are none.
+    """The token that a sampler chooses among those allowed; None if there are none.
 
     ``allowed`` (vocab_size,): which tokens others allow; None is all of them. All that is refused
     is ruled out before anything else, so filters keep as many tokens as they always do. A choice

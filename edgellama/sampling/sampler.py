@@ -201,7 +201,7 @@ def _kernel_choice(
     tail: Collection[str],
     temperature: float,
 ) -> Choose:
-    """The stages of ``tail`` and the draw as one kernel; None where it leaves it to them."""
+    """The stages of ``tail`` and the draw as one kernel; None if it leaves it to them."""
     from edgellama.kernels_cpu.sampling.chooser import TokenChooser
 
     return TokenChooser(

@@ -84,7 +84,7 @@ _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
 
 
 def as_request_error(error: BaseException) -> RequestError:
-    """What a client is told of any error; what is not meant for clients is logged."""
+    """The answer to a client for any error; details that are not for clients are logged."""
     if isinstance(error, RequestError):
         return error
     for kind, status, code in _STATUS:

@@ -137,7 +137,7 @@ class ChatTemplate:
 
     @cached_property
     def thinking_variables(self) -> tuple[str, ...]:
-        """The names by which the template is told whether its model is to think, if it is."""
+        """The template's variables that switch thinking on and off."""
         messages = [{"role": "user", "content": _PROBE}]
 
         def shown(name: str, value: bool) -> str | None:

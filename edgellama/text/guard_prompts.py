@@ -153,7 +153,7 @@ class Guard:
         return GuardPrompt(tokens, used)
 
     def _own_prompt(self, messages: Sequence[Mapping[str, object]]) -> GuardPrompt | None:
-        """What the file's own template asks; None where it cannot take these messages."""
+        """What the file's own template asks; None if it cannot take these messages."""
         rendered = self._rendered(messages)
         found = categories_in(rendered)
         # Some published templates show texts only if they come as parts.

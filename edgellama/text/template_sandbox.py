@@ -59,7 +59,7 @@ class CompiledTemplate:
     """A parsed template; rendering it any number of times is independent and thread-safe."""
 
     def __init__(self, source: str) -> None:
-        """TemplateError where the source does not parse."""
+        """TemplateError if the source does not parse."""
         if STEP_NAME in source:
             raise TemplateError(f"chat template uses the reserved name {STEP_NAME}")
         environment = _Sandbox(

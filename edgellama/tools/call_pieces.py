@@ -69,7 +69,7 @@ class CallPieces:
         self.ids: list[str] = []
 
     def feed(self, text: str) -> list[CallPiece]:
-        """What a text that goes on with calls tells of them."""
+        """The pieces of calls that the next piece of text completes."""
         found: list[CallPiece] = []
         self._text += text if self._is_followed else ""
         while self._text:

@@ -159,7 +159,7 @@ def _objects(text: str, start: int, names: Names) -> tuple[list[ReadCall], int]:
 
 
 def _value(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value at a position, and where it ends; None where there is none."""
+    """The JSON value at a position, and where it ends; None if there is none."""
     try:
         value, end = _DECODER.raw_decode(text, _SPACE.match(text, start).end())  # type: ignore[union-attr]
     except (ValueError, RecursionError):

@@ -68,14 +68,14 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def _told_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What names, hints and docstrings are told of: of a partial function the one that it calls."""
+    """The function whose name, hints and docstring count: of a partial one, the inner one."""
     while isinstance(function, partial):
         function = function.func
     return function
 
 
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Type hints by parameter; InvalidOptionError where one names what there is not."""
+    """Type hints by parameter; InvalidOptionError if one names what there is not."""
     target: Any = _told_of(function)
     if isinstance(target, type):
         target = vars(target).get("__init__", target)

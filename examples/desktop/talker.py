@@ -108,7 +108,7 @@ class Talker:
         with self._llama.chat(messages=command.messages, **options) as chat:
             with chat.regenerate() as stream:
                 self._stream = stream
-                # Who stopped before there was a stream meant this one.
+                # A stop before there was a stream was meant for this one.
                 if self._is_stopped.is_set():
                     stream.cancel()
                 for chunk in stream:

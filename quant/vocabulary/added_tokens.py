@@ -53,7 +53,7 @@ class AddedTokenRules:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], vocab_size: int) -> AddedTokenRules:
-        """The rules in a file's metadata; none where it has none of the keys."""
+        """The rules in a file's metadata; none if it has none of the keys."""
         ids = {name: _ids(metadata, _key(name), vocab_size) for name in _ID_FIELDS}
         return cls(**ids, normalizer=str(metadata.get(NORMALIZER_KEY, "")))
 

@@ -21,7 +21,7 @@ _LLAMA3_DIGEST = "3185929cd59eac2ed2a01fdca81b68e5"
 
 
 def declared_pattern(metadata: Mapping[str, object]) -> str | None:
-    """The pattern's name in the file; None where it is missing."""
+    """The pattern's name in the file; None if it is missing."""
     name = metadata.get(PRE)
     if name is not None and not isinstance(name, str):
         raise TokenizerError(f"{PRE} is {name!r:.80}; a string")

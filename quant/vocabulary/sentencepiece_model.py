@@ -101,7 +101,7 @@ def model_maker(
 
 
 def _charsmap(metadata: Mapping[str, object]) -> bytes:
-    """How characters are normalized; empty where the file does not say."""
+    """How characters are normalized; empty if the file does not say."""
     values = metadata.get(CHARSMAP_KEY)
     if values is None:
         return b""

@@ -37,7 +37,7 @@ SENTENCEPIECE_NAMES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids by role (None where the model has no such token) and what encoding adds.
+    """Ids by role (None if the model has no such token) and what encoding adds.
 
     ``infill_ids``: ids by the roles of infilling, of those that the file declares.
     """

@@ -126,7 +126,7 @@ def check_merges(metadata: Mapping[str, object]) -> None:
 
 
 def token_id(metadata: Mapping[str, object], key: str, vocab_size: int) -> int | None:
-    """The token id under a key, or None where the key is absent."""
+    """The token id under a key, or None if the key is absent."""
     value = metadata.get(key)
     if value is None:
         return None

@@ -160,7 +160,7 @@ def test_a_message_is_answered_and_kept(page: Page) -> None:
 
 
 def test_escape_stops_and_the_beginning_stays(page: Page) -> None:
-    """What came is kept, says that it was stopped, and can be gone on with; the server rests."""
+    """What came is kept, says that it was stopped, and can be continued; the server rests."""
     page.send(LONG)
     page.begin()
     page.type(Keys.ESCAPE)

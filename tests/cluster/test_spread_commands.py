@@ -22,7 +22,7 @@ def test_generate_writes_the_text_of_one_process(tiny_path: Path, run_cli: CliRu
 
 
 def test_chat_talks_over_machines(tiny_path: Path, run_cli: CliRunner) -> None:
-    """Replies of a pipe are those of one process; a conversation that is kept is gone on with."""
+    """Replies of a pipe are those of one process; a conversation that is kept is continued."""
     asked = ("chat", tiny_path, "-n", "8", "--seed", "3", "--exact")
     alone, spread = (run_cli(*asked, *how, text_input="Hello\nAgain\n") for how in ((), HERE))
     assert spread.returncode == 0, spread.stderr

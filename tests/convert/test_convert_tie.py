@@ -29,7 +29,7 @@ def other_head(weights: dict[str, Any], row: int = -1) -> Any:
 
 
 def output_of(path: Path) -> Any:
-    """The output of a GGUF file, None where it is tied."""
+    """The output of a GGUF file, None if it is tied."""
     with GGUFFile(path) as file:
         tensor = file.tensors.get("output.weight")
         return None if tensor is None else np.array(tensor.data).view(np.float16)

@@ -55,7 +55,7 @@ class ChatSettings:
 class Chat:
     """A model's conversation and its last reply. A context manager; closes the model.
 
-    ``kept``: the name under which the conversation is kept, and gone on with if it is there.
+    ``kept``: the name under which the conversation is kept, and continued if it exists.
     """
 
     def __init__(
@@ -259,7 +259,7 @@ def _wrapped(line: str) -> str:
         line[len(label) :],
         width - len(label),
         break_on_hyphens=False,
-        # What the terminal cuts, such as a path, is still one word for who copies it.
+        # What the terminal cuts, such as a path, is still one word when it is copied.
         break_long_words=False,
     )
     return label + f"\n{' ' * len(label)}".join(rows)

@@ -33,7 +33,7 @@ class PaintedThoughts:
             self.paint()
 
     def paint(self) -> None:
-        """Paints what is there."""
+        """Paints the lines so far."""
         whole, line_break, self._open = self._open.rpartition("\n")
         if line_break:
             self._painter.commit(self._lines(whole))

@@ -96,7 +96,7 @@ class BatchInput:
         self.num_lines = None if path == STANDARD_STREAM else _count_lines(Path(path))
 
     def lines(self) -> Iterator[InputLine | None]:
-        """Every line that is not empty; None where there is none at the moment."""
+        """Every line that is not empty; None if there is none at the moment."""
         for number, data in enumerate(self._read(), start=1):
             if data is None:
                 yield None
@@ -112,7 +112,7 @@ class BatchInput:
 
 
 def _as_they_come(stream: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Lines of a pipe, read ahead by another thread; None where there is none yet."""
+    """Lines of a pipe, read ahead by another thread; None if there is none yet."""
     lines: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
 
     def read() -> None:

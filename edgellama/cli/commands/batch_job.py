@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """Between the files of a batch and who makes its texts; used by one thread."""
+    """Between the files of a batch and the generator of its texts; used by one thread."""
 
     def __init__(
         self, lines: BatchInput, output: BatchOutput, *, is_chat: bool, system: str | None

@@ -117,7 +117,7 @@ def _show_plan(source: Path, output: str | None, arguments: ConversionArguments)
 
 
 def _shall_resume(source: Path, output: str | None, arguments: ConversionArguments) -> bool:
-    """Whether to go on with a conversion that was stopped, as somebody at a terminal says."""
+    """Whether to continue a conversion that was stopped; a user at a terminal is asked."""
     from edgellama.convert.output.journal import num_finished
     from edgellama.convert.planning.file_names import JOURNAL_SUFFIX
 

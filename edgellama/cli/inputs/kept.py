@@ -53,7 +53,7 @@ class KeptConversation:
 
     @property
     def exists(self) -> bool:
-        """Whether there is something to go on with."""
+        """Whether there is something to continue."""
         return self.messages_path.is_file()
 
     @property
@@ -78,7 +78,7 @@ class KeptConversation:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let no other chat go on with it meanwhile. EdgellamaError if one does, or none can."""
+        """Keep other chats from it meanwhile. EdgellamaError if one has it, or none can."""
         from edgellama.convert.output.file_lock import try_lock
 
         with _opened_lock(data_folder() / f".{self.name}.lock") as file:
@@ -99,7 +99,7 @@ class KeptConversation:
         return None
 
     def save_messages(self, conversation: Conversation, model: Path) -> None:
-        """Write the messages; OSError where the system refuses."""
+        """Write the messages; OSError if the system refuses."""
         conversation.save(self.messages_path, model=str(model.absolute()))
 
     def save_session(self, conversation: Conversation) -> None:
@@ -133,7 +133,7 @@ class KeptConversation:
 
 
 def _opened_lock(path: Path) -> BinaryIO:
-    """The file, made if need be with its folder; EdgellamaError where the system refuses."""
+    """The file, made if need be with its folder; EdgellamaError if the system refuses."""
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

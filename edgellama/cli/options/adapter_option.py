@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgellama.engine.weights.adapter import Adapter
 
 AdapterPath: TypeAlias = tuple[str, float]
-"""A file, and the scale that follows it behind a colon, 1 where there is none."""
+"""A file, and the scale that follows it behind a colon, 1 if there is none."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 USE_HELP = "Use a LoRA adapter, scaled by SCALE (1 by default); repeatable."
 MERGE_HELP = "Add a LoRA adapter to the weights, scaled by SCALE (1 by default); repeatable."

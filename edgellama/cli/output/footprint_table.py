@@ -129,7 +129,7 @@ def _comparison(row: Row) -> list[Row]:
         if not predicted:
             continue
         if part == "pss":
-            predicted = None  # Who else runs decides how much of it is shared.
+            predicted = None  # Other processes decide how much of it is shared.
         is_compared = None not in (predicted, measured)
         difference = measured / predicted - 1 if is_compared else None
         lines.append(

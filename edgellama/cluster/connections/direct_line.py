@@ -61,7 +61,7 @@ class LineServer:
         progress: Callable[[], object] = lambda: None,
         rehearse: Callable[[NextToken], None] = lambda given: None,
     ) -> None:
-        """Listen on a free port of ``host``; OSError where that cannot be.
+        """Listen on a free port of ``host``; OSError if that cannot be.
 
         ``respond`` gives the answer of a message, which is anything but None; it may ask back for
         hooks meanwhile. ``progress`` says how far it has come, see ``ProgressWatch``; ``rehearse``
@@ -137,7 +137,7 @@ class Line:
         pulse_s: float = PULSE_S,
         stuck_s: float = STUCK_S,
     ) -> None:
-        """Connect; OSError where that cannot be done in time."""
+        """Connect; OSError if that cannot be done in time."""
         self._address = address
         self._silence_s, self._pulse_s = silence_s, pulse_s
         self._watch = ProgressWatch(stuck_s)
@@ -152,7 +152,7 @@ class Line:
         self.driver: AnswerHook | None = None
 
     def ask(self, message: object, meanwhile: Callable[[], None] | None = None) -> Any:
-        """The answer of a stage; OSError or EOFError where it is lost.
+        """The answer of a stage; OSError or EOFError if it is lost.
 
         ``driver`` answers what the stage asks for hooks, and its errors are raised. ``meanwhile``:
         of a text's next token, whose time is known by those before; called shortly before.

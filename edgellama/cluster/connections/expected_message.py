@@ -31,7 +31,7 @@ class ExpectedMessage:
         self._since = 0.0
 
     def read(self, connection: socket.socket, meanwhile: Callable[[], None]) -> bytes:
-        """What comes at about the usual time; nothing where it is late, or is not looked for.
+        """What comes at about the usual time; nothing if it is late, or is not looked for.
 
         ``meanwhile`` is called shortly before.
         """

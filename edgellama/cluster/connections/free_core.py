@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 OTHERS_S = 1e-4
-"""Who gives the core up and has it back later than that has let somebody else run."""
+"""A thread that gives its core up and gets it back later than that has let another one run."""
 REST_WAITS = 64
 """For so long nobody looks for messages where no core is free."""
 PROCESSOR_FIELD = 36
@@ -84,7 +84,7 @@ def _give_up() -> None:
 
 
 def _core() -> int | None:
-    """The core that this thread runs on; None where the system does not tell."""
+    """The core that this thread runs on; None if the system does not tell."""
     try:
         told = Path("/proc/thread-self/stat").read_text()
         return int(told.rpartition(")")[2].split()[PROCESSOR_FIELD])

@@ -39,7 +39,7 @@ class Inbox:
         self._rest = b""
 
     def message(self, on_silence: Callable[[], None] = fail) -> memoryview:
-        """The bytes of the next one; EOFError where the other end has hung up before.
+        """The bytes of the next one; EOFError if the other end has hung up before.
 
         ``on_silence`` is called when nothing has come for a time.
         """
@@ -87,7 +87,7 @@ def received(
     data: bytearray | memoryview,
     on_silence: Callable[[], None] = fail,
 ) -> bytearray | memoryview:
-    """``data`` with the bytes that come; EOFError where the other end hangs up before it is full.
+    """``data`` with the bytes that come; EOFError if the other end hangs up before it is full.
 
     ``on_silence`` is called when nothing has come for a time.
     """

@@ -15,7 +15,7 @@ STUCK_S = 120.0
 
 
 class ProgressWatch:
-    """Watches one stage, a call at a time. What says nothing of its progress may take for ever."""
+    """Watches one stage, a call at a time. A stage that reports no progress has no limit."""
 
     def __init__(self, stuck_s: float = STUCK_S) -> None:
         self._stuck_s = stuck_s
@@ -27,7 +27,7 @@ class ProgressWatch:
         self._since = time.monotonic()
 
     def note(self, progress: object) -> None:
-        """StageSilentError where the progress of the running call was the same for too long."""
+        """StageSilentError if the progress of the running call was the same for too long."""
         now = time.monotonic()
         if progress is None or progress != self._last:
             self._last, self._since = progress, now

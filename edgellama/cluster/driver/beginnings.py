@@ -80,7 +80,7 @@ class Beginnings:
     def find(self, prompt: Sequence[int], origin: bytes) -> tuple[int, int] | None:
         """The number under which most of a prompt's beginning is held, and how many tokens.
 
-        None where it is not worth while.
+        None if it is not worth while.
         """
         with self._lock:
             self._take_arrived()

@@ -116,7 +116,7 @@ class _Round:
         self.ended: list[tuple[StageCall, Answer]] = []
 
     def take(self, answers: Sequence[Answer], is_last: bool) -> None:
-        """Rows go on with their call; everything else is an end."""
+        """Pass rows on to the next stage; everything else ends the call."""
         left = []
         for call, answer in zip(self.left, answers, strict=True):
             if is_last or isinstance(answer, (Behind, EdgellamaError)):

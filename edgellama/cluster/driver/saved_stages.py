@@ -50,7 +50,7 @@ class SavedStages:
     def __init__(
         self, pipeline: Pipeline, scheduler: Scheduler, layout: PageLayout, maker: CacheMaker
     ) -> None:
-        """``maker``: who computes, but for the arithmetic, which is the stages' own."""
+        """``maker``: describes who computes, without the arithmetic, which is the stages' own."""
         self._pipeline, self._scheduler = pipeline, scheduler
         self._layout, self._maker = layout, maker
 

@@ -235,7 +235,7 @@ class SpreadEngine(TextEngine):
     def _run_next(
         self, token: int, sequence: SpreadSequence, cancelled: CancelToken | None
     ) -> FloatRows | None:
-        """What a step gives; None where a token is not like the last one."""
+        """What a step gives; None if a token is not like the last one."""
         given = sequence.next_call(token)
         is_cancelled = cancelled is not None and cancelled.cancelled
         if given is None or self._steps.is_closed or is_cancelled:

@@ -114,7 +114,7 @@ class SpreadSequence:
         self._origin.prompt_length = prompt_length
 
     def reuse(self, prompt: Sequence[int]) -> int:
-        """Keep what is there of ``prompt``, all but its last token at most; its length.
+        """Keep what it holds of ``prompt``, without its last token at most; the length.
 
         Where another text has more of it, this one goes on from there. Nothing is kept that would
         be computed otherwise now.
@@ -137,7 +137,7 @@ class SpreadSequence:
         """None: all sequences of a model over stages share steps."""
 
     def settle(self, num_tokens: int, *, may_forget: bool = False) -> None:
-        """Nothing: where keys and values lie is the stages' business."""
+        """Nothing to do: the stages decide where keys and values lie."""
 
     def retreat(self, error: CudaMemoryError) -> NoReturn:
         """Never asked for; the error."""
@@ -154,7 +154,7 @@ class SpreadSequence:
         self.order, self.next_order = self.next_order, None
 
     def next_call(self, token: int) -> NextToken | None:
-        """What stages need to hear of its next token; None where they need a call that says all."""
+        """What stages need to hear of its next token; None if they need a call that says all."""
         order = self.next_order
         is_plain = not self.adapters and self.window == ALL_KEYS and self.failure is None
         if not is_plain or self.length >= self.context_length or isinstance(order, ShareOrder):

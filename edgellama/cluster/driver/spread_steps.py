@@ -38,7 +38,7 @@ class SpreadSteps:
     def run(
         self, segments: Sequence[Segment], cancelled: CancelToken | None
     ) -> list[FloatRows] | None:
-        """One step for the scheduler; None where it must ask again, or was cancelled."""
+        """One step for the scheduler; None if it must ask again, or was cancelled."""
         if self.is_closed:
             raise EdgellamaError("this model is closed")
         sequences = [cast(SpreadSequence, segment.cache) for segment in segments]
@@ -71,7 +71,7 @@ class SpreadSteps:
         if answers is None:
             return None
         results = [self._result(sequence, answers[sequence.number]) for sequence in sequences]
-        # The scheduler tells a sequence's failure to who waits for it, before its next step.
+        # The scheduler reports a sequence's failure to its waiting caller before its next step.
         if any(sequence.failure for sequence in sequences):
             return None
         for sequence in sequences:
@@ -79,7 +79,7 @@ class SpreadSteps:
         return results
 
     def run_next(self, given: NextToken, sequence: SpreadSequence) -> FloatRows | None:
-        """The same for a sequence whose last step was its own; None where a token is not like it.
+        """The same for a sequence whose last step was its own; None if a token is not like it.
 
         Nobody else may run a step meanwhile.
         """

@@ -25,7 +25,7 @@ class AdapterUse:
 
 
 def uses_of(adapters: AdapterSet) -> tuple[AdapterUse, ...]:
-    """What stages are told of a text's adapters."""
+    """A text's adapters as calls of stages name them."""
     return tuple(
         AdapterUse(str(adapter.path.resolve()), adapter.digest, scale)
         for adapter, scale in adapters.scales.items()

@@ -125,7 +125,7 @@ class Stage:
         wanted: Wanted = "last",
         prompt_length: int = 0,
     ) -> FloatRows:
-        """One call alone, see ``StageCall``; EdgellamaError where it cannot be computed."""
+        """One call alone, see ``StageCall``; EdgellamaError if it cannot be computed."""
         ids = np.asarray(tokens, np.int32)
         (answer,) = self.run([StageCall(sequence, position, ids, wanted, rows, prompt_length)])
         if isinstance(answer, EdgellamaError):
@@ -157,7 +157,7 @@ class Stage:
             return answers
 
     def run_next(self, given: NextToken, *, is_rehearsal: bool = False) -> FloatRows | None:
-        """The answer to a call like the last one; None where it must be an ordinary one.
+        """The answer to a call like the last one; None if it must be an ordinary one.
 
         It is the stage's own memory, until its next call. ``is_rehearsal``: see ``rehearse``.
         """

@@ -30,7 +30,7 @@ class StageSilentError(ConnectionError):
 class StageCall:
     """Tokens (n,) of ``sequence`` from ``position`` on.
 
-    ``rows`` (n, width): what the layers before have left; None where the first layer runs.
+    ``rows`` (n, width): what the layers before have left; None if the first layer runs.
     ``wanted``: of which tokens there are to be logits, where the last layer runs.
     ``prompt_length``: how many tokens the sequence began with. ``beside``: the sequences of its
     step, which are not forgotten for it. ``order``: how tokens are chosen by the logits that are
@@ -100,7 +100,7 @@ class StageHandle(Protocol):
         ...
 
     def rehearse(self, given: NextToken) -> None:
-        """See ``Stage.rehearse``; nothing where the stage is elsewhere."""
+        """See ``Stage.rehearse``; nothing if the stage is elsewhere."""
         ...
 
     def do(self, task: StageTask) -> object:
@@ -108,7 +108,7 @@ class StageHandle(Protocol):
         ...
 
     def call_hooks(self, driver: AnswerHook) -> None:
-        """Let ``driver`` be asked where the stage comes to a hook; InvalidOptionError where not."""
+        """Let ``driver`` be asked where the stage comes to a hook; InvalidOptionError if not."""
         ...
 
     def forget(self, sequence: int) -> None:

@@ -64,7 +64,7 @@ class DriverHooks:
 
     @property
     def places(self) -> tuple[HookAt, ...]:
-        """What stages are told of them."""
+        """The places of hooks, as stages learn of them."""
         return tuple(
             HookAt(number, hook.place, None if hook.layers is None else tuple(hook.layers))
             for number, hook in enumerate(self.hooks)
@@ -80,7 +80,7 @@ class DriverHooks:
 
 
 class StageHooks:
-    """What stands for them on a stage; ``driver`` is who answers the call that runs."""
+    """What stands for them on a stage; ``driver`` answers the running call."""
 
     def __init__(self) -> None:
         self.driver: AnswerHook | None = None

@@ -1,6 +1,6 @@
 """Carries out the tasks of a stage that are no computation: forks, and moving pages in and out.
 
-``stage`` computes, ``held_sequences`` knows who is held.
+``stage`` computes, ``held_sequences`` knows which sequences are held.
 """
 
 from __future__ import annotations

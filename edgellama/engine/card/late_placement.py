@@ -50,7 +50,7 @@ class LatePlacement:
 
     @property
     def use(self) -> CardUse:
-        """What can be told of the card now."""
+        """What is known of the card now."""
         return CardUse.none(self._arguments[0]) if self.made is None else self.made.use
 
     def prepare(self, whole: PageLayout, progress: Progress | None) -> None:

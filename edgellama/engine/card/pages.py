@@ -26,7 +26,7 @@ class CardPages:
         self._memory, self._stream = memory, stream
 
     def new(self, *, is_for_all: bool = False) -> Page:
-        """See ``PageMaker``; CudaMemoryError where the card has no room."""
+        """See ``PageMaker``; CudaMemoryError if the card has no room."""
         card = self._memory.allocate(self.layout.card.page_bytes)
         # Positions that a step does not store are multiplied by weights of zero.
         self._stream.fill(card.address, 0, card.num_bytes)
@@ -53,7 +53,7 @@ class CardPages:
         target.memory[:] = of_host
 
     def host_memory(self, page: Page) -> Octets:
-        """See ``PageMaker``; CudaError where the card does not answer."""
+        """See ``PageMaker``; CudaError if the card does not answer."""
         assert page.card is not None
         layout = self.layout
         found = np.zeros(layout.card.page_bytes, np.uint8)

@@ -87,7 +87,7 @@ class CardPlacement:
 
     @property
     def use(self) -> CardUse:
-        """What can be told of it now."""
+        """What is known of the card now."""
         use = CardUse.none(self._choice, self.obstacle)
         if self.device is None:
             return use
@@ -95,7 +95,7 @@ class CardPlacement:
         return replace(use, name=card.name, gpu=card.index, used_bytes=used_bytes)
 
     def open(self) -> CardDevice | None:
-        """The card; None where it cannot be used under "auto". CudaError under "cuda"."""
+        """The card; None if it cannot be used under "auto". CudaError under "cuda"."""
         with self._placing:
             if self.device is None and self.obstacle is None:
                 try:
@@ -181,7 +181,7 @@ class CardPlacement:
         runs here.
         """
         self.clear()
-        # Who brings a sequence there may wait for this moment between two steps.
+        # A thread that brings a sequence there may wait for this moment between two steps.
         if not self._placing.acquire(blocking=False):
             return
         try:

@@ -57,7 +57,7 @@ class CardStep:
     def __init__(
         self, device: CardDevice, config: ModelConfig, buffers: StepBuffers, cancel_word: int
     ) -> None:
-        """Pin the buffers; CudaError where the driver refuses.
+        """Pin the buffers; CudaError if the driver refuses.
 
         ``cancel_word``: that of the team of threads which runs the steps.
         """

@@ -68,7 +68,7 @@ class CardTable:
     """The table of one step, refilled for every step; it grows with the pages of its segments."""
 
     def __init__(self, config: ModelConfig, device: CardDevice) -> None:
-        """CudaMemoryError where the card has no room."""
+        """CudaMemoryError if the card has no room."""
         self._config, self._device, self._memory = config, device, device.memory
         self._source: MappedMemory
         self._table: DeviceMemory

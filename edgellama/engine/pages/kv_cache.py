@@ -204,7 +204,7 @@ class KVCache:
         self._table.leave_behind(first_seen(self.length, self.window) // PAGE_POSITIONS)
 
     def reuse(self, prompt: Sequence[int]) -> int:
-        """Keep or find what is there of ``prompt``, all but its last token at most; its length.
+        """Keep or find the beginning of ``prompt``, without its last token at most; the length.
 
         Own tokens come first, then whole pages that other sequences have left in the pool; neither
         where they would be computed otherwise now.

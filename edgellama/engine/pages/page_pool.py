@@ -116,7 +116,7 @@ class HostPages:
         self.layout = self.host_layout = layout
 
     def new(self, *, is_for_all: bool = False) -> Page:
-        """See ``PageMaker``; InvalidOptionError where there is no memory."""
+        """See ``PageMaker``; InvalidOptionError if there is no memory."""
         return Page(reserve(self.layout.page_bytes, is_for_all=is_for_all))
 
     def copy(self, source: Page, target: Page, num_positions: int) -> None:

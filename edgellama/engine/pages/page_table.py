@@ -48,7 +48,7 @@ class PageTable:
     """
 
     def __init__(self, pool: PagePool, context_length: int) -> None:
-        """InvalidOptionError where there is no memory for the addresses of so many pages."""
+        """InvalidOptionError if there is no memory for the addresses of so many pages."""
         try:
             np.empty((2, -(-context_length // PAGE_POSITIONS)), np.int64)
         except (MemoryError, ValueError):

@@ -56,7 +56,7 @@ class TextCache(Protocol):
         ...
 
     def reuse(self, prompt: Sequence[int]) -> int:
-        """Keep what is there of ``prompt``, all but its last token at most; its length."""
+        """Keep what it holds of ``prompt``, without its last token at most; the length."""
         ...
 
     def settle(self, num_tokens: int, *, may_forget: bool = False) -> None:

@@ -50,6 +50,6 @@ class TextOrigin:
         return self.begun_with + self.adapters.origin + turn
 
     def _turned_for(self, prompt_length: int) -> int:
-        """The length that a prompt's keys are turned by; 0 where it does not matter."""
+        """The length that a prompt's keys are turned by; 0 if it does not matter."""
         is_beyond = self._dynamic_from is not None and prompt_length > self._dynamic_from
         return prompt_length if is_beyond else 0

@@ -67,7 +67,7 @@ class Program:
     def __init__(
         self, ops: Sequence[Op], kernels: CompiledKernels, *, keeps_ops: bool = False
     ) -> None:
-        """``keeps_ops``: for who wants to know them later; they take ten times the program."""
+        """``keeps_ops``: keep them for instruments; they take ten times the program."""
         if not ops or not ops[-1].barrier:
             raise ValueError("a program ends with a barrier")
         self.ops = tuple(ops) if keeps_ops else ()

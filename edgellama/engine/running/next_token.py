@@ -35,7 +35,7 @@ class RepeatableStep:
 
     @classmethod
     def of(cls, segment: Segment, program: Program) -> RepeatableStep | None:
-        """What is left of a step of one segment; None where the next one may need other values."""
+        """What is left of a step of one segment; None if the next one may need other values."""
         cache = segment.cache
         gives_rows = segment.wanted in ROWS
         is_plain = segment.num_tokens == 1 and (gives_rows or segment.num_logits == 1)

@@ -14,10 +14,10 @@ from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
 
 PATIENCE_S = 0.1
-"""Far longer than the lock is held; an interrupted holder must not hold up who cancels."""
+"""Far longer than the lock is held; an interrupted holder must not hold up a cancellation."""
 LAST_PATIENCE_S = 10.0
-"""The same of who ends a run: tasks that a crowded machine takes away later would be the next
-job's, which could then never end."""
+"""The same for the thread that ends a run: tasks that a crowded machine takes away later would be
+the next job's, which could then never end."""
 
 
 class RunningJob:
@@ -51,7 +51,7 @@ class RunningJob:
                 self._lock.release()
 
     def _end(self) -> None:
-        """Wait for who is stopping it: the program's next job must keep its tasks."""
+        """Wait for the thread that is stopping it: the program's next job must keep its tasks."""
         is_held = self._lock.acquire(timeout=LAST_PATIENCE_S)
         try:
             self._is_running = False

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class CardOfSteps(Protocol):
-    """The graphics card on which sequences lie, as those need it who run steps."""
+    """The graphics card on which sequences lie, as the runner of steps needs it."""
 
     def take_part(self, runner: StepRunner, cancel_word: int) -> None:
         """Let a runner run steps of sequences on the card; CudaError if that is lost.
@@ -101,7 +101,7 @@ class StepRuns:
         is_copied: bool = True,
         is_rehearsal: bool = False,
     ) -> FloatRows | None:
-        """The logits of a token whose step is the last one again; None where it is another.
+        """The logits of a token whose step is the last one again; None if it is another.
 
         ``rows``: see ``Segment``; ``gives_rows``: instead of logits. Of what is not copied the
         caller sees to it that no other step runs as long as it is used. ``is_rehearsal``: all is

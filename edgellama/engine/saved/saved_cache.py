@@ -23,7 +23,7 @@ def save_cache(
     """Write the tokens of a cache with their keys and values, at the disk's speed.
 
     ``progress`` hears of (written, total) bytes of pages. SessionFileError for an empty cache,
-    OSError where the system refuses; then the old file stays.
+    OSError if the system refuses; then the old file stays.
     """
     pages_here, num_tokens = cache.pool.maker, cache.length
     layout, num_pages = pages_here.host_layout, -(-num_tokens // PAGE_POSITIONS)

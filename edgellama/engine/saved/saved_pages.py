@@ -127,7 +127,7 @@ def open_saved(path: Path, room: Room, maker: CacheMaker, *, verify: bool = Fals
 
     ``verify`` reads them all and compares their checksums. A file that is cut off is used up to
     its last whole page, which a warning says. SessionFileError for a file that does not fit,
-    ContextLengthError for more tokens than the context, OSError where the system refuses.
+    ContextLengthError for more tokens than the context, OSError if the system refuses.
     """
     try:
         mode = os.stat(path).st_mode
@@ -202,7 +202,7 @@ class SavedPages:
 
 
 def _fitting_layout(path: Path, header: SavedHeader, room: Room, maker: CacheMaker) -> PageLayout:
-    """How the file's pages lie; SessionFileError where they are not the room's but for lanes."""
+    """How the file's pages lie; SessionFileError if they are not the room's but for lanes."""
     wanted = room.layout
     found = {
         "another model": (header.model, maker.model),

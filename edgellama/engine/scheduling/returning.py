@@ -15,12 +15,12 @@ GATHER_SHARE, SHORTEST_GATHER_S, LONGEST_GATHER_S = 0.2, 5e-4, 3e-3
 """How long a step waits for those who had one lately: a share of its time, within limits. Python
 needs some of it to let another thread choose its token."""
 LATELY_STEPS = 3
-"""Who had a step no longer ago than so many last, is expected for the next one."""
+"""A sequence whose last step is at most this many steps ago is expected for the next one."""
 NAP_S = 2e-5
 
 
 class Returning:
-    """Who had a step of a few tokens, and when. Any thread may ask."""
+    """Which sequences had a step of a few tokens, and when. Any thread may ask."""
 
     def __init__(self) -> None:
         self._seen: dict[int, float] = {}

@@ -24,7 +24,7 @@ from edgellama.engine.steps.segments import Segment
 from edgellama.quant.errors import EdgellamaError
 
 POLL_S = 0.02
-"""How often who waits looks for a cancellation that rings no alarm."""
+"""How often a waiting thread looks for a cancellation that does not wake it."""
 Result = TypeVar("Result")
 
 
@@ -69,8 +69,8 @@ class Scheduler:
     def run_any(self, works: Sequence[Work], caller: object = None) -> None:
         """Return when one of ``works`` is over; the others go on with the next call.
 
-        ``caller``: who wants them all; with it, or without one with this call, they are forgotten,
-        so that nothing is left of works whose caller was interrupted in any moment.
+        ``caller``: the object that wants them all. When it is gone, or without one when this call
+        ends, they are forgotten, so that nothing is left of works whose caller was interrupted.
         """
         self.refuse_within_a_step()
         first, caller = works[0], caller or Caller()
@@ -136,7 +136,7 @@ class Scheduler:
         """
         try:
             while not self._driving.acquire(blocking=False):
-                # Who drives lets others in between two steps, where somebody says so.
+                # The driving thread lets others in between two steps, if one asks for it.
                 self._wanted_alone.append(action)
                 if self._driving.acquire(timeout=POLL_S):
                     break
@@ -179,7 +179,7 @@ class Scheduler:
         return result
 
     def refuse_within_a_step(self) -> None:
-        """EdgellamaError where this thread is in the middle of a step: in a hook, or a handler."""
+        """EdgellamaError if this thread is in the middle of a step: in a hook, or a handler."""
         if self._stepping == threading.get_ident():
             raise EdgellamaError(
                 "a hook or a signal's handler cannot do this in the middle of its own step"
@@ -266,7 +266,7 @@ class Scheduler:
                 self._waiting.remove(work)
 
     def _wake_next(self) -> None:
-        """Let somebody who waits find out that nobody drives."""
+        """Wake a waiting caller, so that it finds out that nobody drives."""
         for work in self._waiting:
             if not work.is_over:
                 work.ring()

@@ -21,7 +21,7 @@ from edgellama.engine.steps.segments import Segment
 from edgellama.quant.errors import CudaError, CudaMemoryError, EdgellamaError
 
 RunStep = Callable[[Sequence[Segment], CancelToken | None], "list[npt.NDArray[np.float32]] | None"]
-"""Computes segments: their logits, or None where the token has stopped it."""
+"""Computes segments: their logits, or None if the token has stopped it."""
 
 
 class SharedStep:

@@ -26,7 +26,7 @@ from edgellama.quant.progress import Progress
 CANCELLED = "the step was cancelled"
 CHANGED = "the sequence was changed while its tokens were computed"
 CLAIM_S = 0.1
-"""Far longer than a delivery takes; an interrupted one must not hold up who gives up."""
+"""Far longer than a delivery takes; an interrupted one must not hold up a caller that gives up."""
 Kept = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """What is kept of the rows that a step has given."""
 
@@ -52,11 +52,11 @@ class Work:
         self._kept = kept
         self.cancelled = cancelled
         self.error: BaseException | None = None
-        # Held until there is news for who waits, as an alarm rather than a lock.
+        # Held until there is news for the waiting thread, as an alarm rather than a lock.
         self.caller: weakref.ref[object] | None = None
         self.alarm = threading.Lock()
         self.alarm.acquire()
-        # Taken for a moment by who changes its sequence, and by who gives it up.
+        # Taken for a moment by a thread that changes its sequence, or gives it up.
         self._claim = threading.RLock()
         self._is_given_up = False
         self._progress = progress
@@ -97,7 +97,7 @@ class Work:
         return self.num_left <= MAX_SHORT_TOKENS
 
     def check_cancelled(self) -> None:
-        """A cancellation, or the end of who wanted it, becomes the work's error."""
+        """A cancellation, or the end of its caller, becomes the work's error."""
         is_cancelled = self.cancelled is not None and self.cancelled.cancelled
         if (is_cancelled or self._is_forgotten) and not self.is_over:
             self.error = GenerationCancelled(CANCELLED)
@@ -122,7 +122,7 @@ class Work:
         # Looked at once: a signal's handler may let it be computed meanwhile.
         position = self.cache.length
         start, count = position - self._start, self._end - position
-        # Who runs a step knows of which kind the sequences are that it has made.
+        # The runner of a step knows the kind of the sequences that it has made.
         cache: Any = self.cache
         if split_room is not None:
             most = most_split_tokens(position, most, cache.window, split_room)
@@ -158,7 +158,7 @@ class Work:
     def prepared(self, segment: Segment) -> Segment | None:
         """A segment with room for its tokens; raises why there is none.
 
-        None where it was given up, or computed by a signal's handler since it was chosen.
+        None if it was given up, or computed by a signal's handler since it was chosen.
         """
         try:
             is_next = not self.is_over and segment.position == self.cache.length
@@ -189,12 +189,12 @@ class Work:
         return not self._is_given_up
 
     def ring(self) -> None:
-        """Wake up who waits for this work; never more than once before it has looked."""
+        """Wake up the thread that waits for this work, at most once before it has looked."""
         if self.alarm.locked():
             self.alarm.release()
 
     def report(self) -> None:
-        """Tell who asked for it how far the work has come."""
+        """Report the work's progress to its caller."""
         if self._progress is not None and self.error is None and self.num_done > self._reported:
             self._reported = self.num_done
             self._progress(self._reported, len(self.tokens))

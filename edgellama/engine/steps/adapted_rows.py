@@ -25,7 +25,7 @@ class RowRange:
 
 
 def adapted_order(segments: Sequence[Segment]) -> list[int] | None:
-    """Numbers of segments with equal adapters side by side; None where there are no adapters."""
+    """Numbers of segments with equal adapters side by side; None if there are no adapters."""
     if not any(segment.cache.adapters for segment in segments):
         return None
     return sorted(range(len(segments)), key=lambda i: segments[i].cache.adapters.origin)

@@ -101,7 +101,7 @@ def method_of(num_tokens: int) -> Method:
 
 
 def num_token_splits(segment: Segment) -> int:
-    """Parts of the keys of all the segment's tokens; 0 where they are not split."""
+    """Parts of the keys of all the segment's tokens; 0 if they are not split."""
     position, count = segment.position, segment.num_tokens
     splits = count_splits(position, count, split_keys_at(position), segment.cache.window)
     return count * splits if splits > 1 else 0

@@ -33,7 +33,7 @@ _FORMAT_TYPES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def make_adapter(name: str, file: AdapterFile, quantized: Collection[str]) -> Adapter:
-    """The adapter of an open file. ModelFileError where a factor holds NaN or Inf.
+    """The adapter of an open file. ModelFileError if a factor holds NaN or Inf.
 
     ``quantized``: names of the model's matrices whose input is int8.
     """

@@ -85,7 +85,7 @@ class Batch(ProcessBound, Iterator[Generation]):
         """Check the options; nothing runs before the first result is asked for.
 
         ``requests`` gives a function for each prompt in turn, which makes its request and may
-        raise what is wrong with it, or None where there is none at the moment. ``on_error`` hears
+        raise what is wrong with it, or None if there is none at the moment. ``on_error`` hears
         of prompts that cannot run, with their numbers; without it the first ends the batch.
         ``line``: where the batch waits for its turn, as one text does.
         ``speculation``: what guesses ahead; None: nobody.
@@ -223,7 +223,7 @@ class _Runner:
         return _Running(index, decoding, Deadline(cancel, request.timeout), work)
 
     def _gone_on(self, running: _Running) -> Generation | None:
-        """Let a generation go on after its step; what it gives if that was the last one."""
+        """Continue a generation after its step; its result if that was the last one."""
         result, is_over = None, True
         with self._reported(running.index):
             is_over = not self._advance(running)
@@ -269,7 +269,7 @@ class _Runner:
 
     @contextmanager
     def _reported(self, index: int) -> Iterator[None]:
-        """What is wrong with one prompt goes to who wants to hear it."""
+        """Give the error of one prompt to the caller's ``on_error``, if there is one."""
         try:
             yield
         except EdgellamaError as error:

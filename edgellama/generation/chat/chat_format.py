@@ -91,7 +91,7 @@ class ChatFormat:
         return ReplyRequest(calling, shown_tools, variables, wish, limit)
 
     def prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> list[int]:
-        """The tokens of the prompt; TemplateError where the template refuses the messages."""
+        """The tokens of the prompt; TemplateError if the template refuses the messages."""
         marks = self._reasoning.marks(asked.reasoning)
         goes_on = asked.request.continuation
         *before, last = messages
@@ -126,7 +126,7 @@ class ChatFormat:
         )
 
     def request(self, asked: ReplyRequest, messages: Sequence[Message]) -> Request:
-        """The request of a reply to the messages; TemplateError where they are refused."""
+        """The request of a reply to the messages; TemplateError if they are refused."""
         return self.completed(asked, messages, self.prompt(asked, messages))
 
     def completed(
@@ -175,7 +175,7 @@ class ChatFormat:
     def _built_in_tools(
         self, variables: Mapping[str, object], tools: Sequence[Tool]
     ) -> Sequence[Tool]:
-        """Tools that the template shows by name; InvalidOptionError where none can be called."""
+        """Tools that the template shows by name; InvalidOptionError if none can be called."""
         if VARIABLE not in variables:
             return ()
         form = self._presentation(tools).form
@@ -236,7 +236,7 @@ def _wish(given: object, variables: Mapping[str, object]) -> ReasoningWish:
 
 
 def _thinking_limit(options: Mapping[str, Any], wish: ReasoningWish) -> int | None:
-    """The limit of thinking, which must be told apart for it."""
+    """The limit of thinking, which requires that thinking is separated from the answer."""
     limit = whole_or_none("max_reasoning_tokens", options.get("max_reasoning_tokens"), 0)
     if limit is not None and wish == "raw":
         raise InvalidOptionError(

@@ -48,7 +48,7 @@ class ChatReasoning:
         return USUAL_MARKS if found is None and wish == "split" else found
 
     def variables(self, wish: ReasoningWish, given: Mapping[str, object]) -> dict[str, object]:
-        """What the template is told, beside what a user tells it."""
+        """The template's variables about thinking, beside those of the user."""
         if not isinstance(wish, bool):
             return dict(given)
         return {**dict.fromkeys(self._template.thinking_variables, wish), **given}

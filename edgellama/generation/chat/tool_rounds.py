@@ -26,7 +26,7 @@ OnCall: TypeAlias = Callable[[ToolCall, str], object]
 
 
 class Conversing(Protocol):
-    """What goes on with messages: a conversation."""
+    """A conversation, as far as rounds of tools need it."""
 
     @property
     def options(self) -> ChatOptions:
@@ -69,7 +69,7 @@ class ToolRounds:
         self._on_call = on_call
         self._max_rounds = whole_number("max_rounds", max_rounds, 1)
         self.first = options
-        # Who was made to call once is free to answer then.
+        # A model that had to call once is free to answer then.
         choice = given.get("tool_choice")
         self.later = options if choice in (None, "none") else _with_choice(options)
 

@@ -104,7 +104,7 @@ class Transcript:
         self.last_turn = turn_from_json(saved.last_turn, vocab_size)
 
     def copy(self) -> Transcript:
-        """The same, to go on from by itself."""
+        """An independent copy."""
         copied = Transcript(self.messages)
         copied._dropped_messages = self._dropped_messages
         copied.last_turn = self.last_turn

@@ -97,14 +97,14 @@ class AsyncItems(ProcessBound, AsyncIterator[Item], Generic[Item, SourceType]):
             self._abandon()
 
     async def _ask(self, call: Callable[[], Result]) -> Result:
-        """What ``call`` returns on the worker's thread; who is cancelled meanwhile ends all."""
+        """What ``call`` returns on the worker's thread; a cancelled task ends everything."""
         from asyncio import CancelledError
 
         answer = self._worker.ask(call)
         try:
             await _settled(answer)
         except CancelledError:
-            # The step ends first, so that what was in use is free for who catches this.
+            # The step ends first, so that what was in use is free for code that catches this.
             await _settled(self._shut() or answer)
             raise
         except BaseException:

@@ -14,7 +14,7 @@ _TASK: ContextVar[object] = ContextVar("edgellama_task", default=None)
 
 
 def caller() -> object:
-    """Who waits for what runs now; equal for two calls of one thread, or of one task."""
+    """The caller of the running code; equal for two calls of one thread, or of one task."""
     return _TASK.get() or threading.get_ident()
 
 

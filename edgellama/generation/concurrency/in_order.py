@@ -95,7 +95,7 @@ def told(
 
 
 class _Caller:
-    """Stands for who wants the works, as long as it is there."""
+    """Stands for the caller that wants the works, as long as it exists."""
 
 
 def _results(

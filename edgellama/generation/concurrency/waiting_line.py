@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from edgellama.engine.scheduling.cancellation import CancelToken
 
 POLL_S = 0.02
-"""How often who waits looks for a cancellation, which rings no alarm."""
+"""How often a waiting thread looks for a cancellation, which does not wake it."""
 OWN_WAIT_S = 1.0
-"""How long who waits for texts of its own may be about to hand them to another thread."""
+"""How long a thread that waits for texts of its own may take to hand them to another thread."""
 
 
 class WaitingLine:
-    """Those who run, and behind them those who wait, first come, first served."""
+    """The texts that run, and behind them those that wait, first come, first served."""
 
     def __init__(self, max_running: int | None = None) -> None:
         """``max_running`` may run at once; None is no limit."""
@@ -37,7 +37,7 @@ class WaitingLine:
 
     @property
     def max_running(self) -> int | None:
-        """How many may run at once; a change holds at once, but ends nobody who runs."""
+        """How many may run at once; a change holds at once, but ends no running text."""
         return self._max_running
 
     @max_running.setter
@@ -92,7 +92,7 @@ class Turn:
 
     @property
     def caller(self) -> object:
-        """Who waited for the turn last, or went on with the text."""
+        """The caller that last waited for the turn, or continued the text."""
         return self._caller
 
     @property
@@ -137,6 +137,6 @@ class Turn:
         self._line.leave(self)
 
     def ring(self) -> None:
-        """Let who waits look again."""
+        """Let the waiting thread look again."""
         with contextlib.suppress(RuntimeError):
             self._alarm.release()

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Call:
-    """A call, and who hears of its end: a future of a loop, or nobody."""
+    """A call, and the future of a loop that its result goes to, if any."""
 
     function: Callable[[], Any]
     future: asyncio.Future[Any] | None = None
@@ -49,7 +49,7 @@ def _settle(future: asyncio.Future[Any], value: object, error: BaseException | N
         future.set_result(value)
     else:
         future.set_exception(error)
-        future.exception()  # Who asked may be gone, which is no news for asyncio's log.
+        future.exception()  # The caller may be gone, which asyncio need not log.
 
 
 class Worker:
@@ -70,7 +70,7 @@ class Worker:
 
     def ask(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
         """What ``function`` will have returned, for the running loop. No StopIteration."""
-        # Who asks from an event loop has it; others need not wait for it.
+        # A caller in an event loop has it; others need not wait for it.
         import asyncio
 
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()

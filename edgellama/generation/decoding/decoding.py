@@ -84,7 +84,7 @@ class Decoding:
 
     @property
     def on_progress(self) -> Progress | None:
-        """Who is told how far the step that comes next has come: of the prompt alone."""
+        """The callback for the progress of the next step, if that is part of the prompt."""
         return self._prefill.listener
 
     def steps(self) -> Iterator[Chunk]:
@@ -93,7 +93,7 @@ class Decoding:
             while (step := self.next_tokens()) is not None:
                 yield from self.take(self._computed(step))
         except EdgellamaError:
-            # Who cancels may also close what the next step would need.
+            # A caller that cancels may also close what the next step would need.
             if not self.cancel.cancelled:
                 raise
             self.stop_early()

@@ -52,7 +52,7 @@ class HeldTokens:
         return released
 
     def ending(self, rest: str) -> str:
-        """What an unfinished character at the end is shown as; nothing where that is banned."""
+        """What an unfinished character at the end is shown as; nothing if that is banned."""
         text = "".join(held.text for held in self._held) + rest
         return rest if self._banned.start(text) is None else ""
 

@@ -144,7 +144,7 @@ class PromptLogprobs:
         return rows[-1:].copy()
 
     def _described(self, row: Rows, token: int) -> TokenLogprob:
-        """That of a token by a row of logits, or by what was told in their place."""
+        """The log-probability of a token by a row of logits, or by the numbers in their place."""
         if self._order is None:
             return token_logprob(self._tokenizer, row, token, self._num_alternatives)
         return described(self._tokenizer, self._order.share_in(row))

@@ -70,7 +70,7 @@ class Prefill:
 
     @property
     def listener(self) -> Progress | None:
-        """Who is told how far the step that comes next has come; nobody after the prompt."""
+        """The callback for the progress of the next step; none after the prompt."""
         return None if self._is_noted else self._request.on_prefill
 
     @property
@@ -93,7 +93,7 @@ class Prefill:
         return NextTokens(tokens, "all" if is_wanted else "none", kept)
 
     def order(self, choice: ChoiceOrder, vocab_size: int) -> ChoiceOrder | ShareOrder:
-        """How the rows of ``next_tokens`` are told where a token behind them is chosen, too."""
+        """How to return the rows of ``next_tokens`` if a token behind them is chosen, too."""
         if self._logprobs is None or not self.is_left:
             return choice
         return self._logprobs.order(choice, vocab_size)

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class TextEnd:
-    """Whether the end is reached, why, and by which token; before, who leaves has cancelled."""
+    """Whether the end is reached, why, and by which token; leaving before it is a cancellation."""
 
     def __init__(self, max_tokens: int | None, context_length: int, cancel: CancelToken) -> None:
         self._max_tokens = max_tokens

@@ -24,7 +24,7 @@ class ThinkingLimit:
         self._num_closed = 0
 
     def token(self, assembly: TextAssembly) -> int | None:
-        """The token that must come next; None where the model may choose."""
+        """The token that must come next; None if the model may choose."""
         if not assembly.is_thinking:
             self._num_closed = 0
             return None
@@ -36,7 +36,7 @@ class ThinkingLimit:
 
 
 def thinking_limit(tokenizer: Tokenizer, expected: ExpectedReasoning) -> ThinkingLimit | None:
-    """The limit of a text; None where there is none."""
+    """The limit of a text; None if there is none."""
     if expected.max_tokens is None:
         return None
     return ThinkingLimit(tokenizer, expected, expected.max_tokens)

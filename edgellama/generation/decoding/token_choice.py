@@ -134,7 +134,7 @@ class TokenChoice:
     def certain(self) -> Sequence[int]:
         """Tokens that must come next in any case.
 
-        None where each is to have logits of its own, also where it is certain anyway.
+        None if each is to have logits of its own, also where it is certain anyway.
         """
         if self._constraint is None or self._wants_logits:
             return ()

@@ -145,7 +145,7 @@ class Judging(Iterator[Moderation]):
             return Moderation(UNSAFE, answer.categories(self._prompt, first), probability)
 
     def cancel(self) -> None:
-        """Ask for the end; GenerationCancelled then is raised to who waits."""
+        """Ask for the end; the waiting call then raises GenerationCancelled."""
         self._cancel.cancel()
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class Reranker:
             base.close()
 
     def _shared(self, prompts: Sequence[Sequence[int]], cancel: CancelToken) -> TextCache:
-        """A cache with what all prompts begin with; with nothing, where there is only one."""
+        """A cache with what all prompts begin with; with nothing, if there is only one."""
         longest = max(map(len, prompts))
         cache = self.engine.new_cache(longest, adapters=self.adapters, is_passing=True)
         if len(prompts) > 1:

@@ -57,7 +57,7 @@ class Session(SessionState):
         """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``.
 
         ``cache``: tokens to begin with, instead of an empty context. ``adapters``: as the
-        property. ``siblings``: where forks are entered, so that who closes the model finds them.
+        property. ``siblings``: where forks are entered, so that closing the model finds them.
         ``line``: where its texts wait for their turn.
         ``speculation``: what guesses ahead; None: nobody.
         """

@@ -68,7 +68,7 @@ class ModelDrafter:
         try:
             return self._drafted(tokens, most)
         except EdgellamaError as error:
-            # Who cancels the text ends it; a draft model that fails must not.
+            # Only a cancellation ends the text; a draft model that fails must not.
             if self._cancel.cancelled:
                 raise
             logger.warning("the draft model guesses no more: %s", error)

@@ -63,7 +63,7 @@ class DraftAccount:
         guess_cost: float = 0.0,
         spent: float = 0.0,
     ) -> int:
-        """How many tokens to guess; 0 where that would not be faster.
+        """How many tokens to guess; 0 if that would not be faster.
 
         ``probabilities``: of each guess, if all before it are right. ``costs``: by the number of
         tokens of a step, as far as it may have so many, with that of [1] as the unit. Each guess

@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Drafter(Protocol):
-    """Guesses how one text goes on."""
+    """Guesses how one text continues."""
 
     def draft(self, tokens: Sequence[int], most: int) -> Sequence[int]:
         """Up to ``most`` tokens that may follow ``tokens``, prompt and text so far; often none."""

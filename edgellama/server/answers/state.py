@@ -56,7 +56,7 @@ class ServerState:
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
 
     def answer(self, wish: Wish) -> Answer:
-        """Begin to make what is wished for; RequestError where there is no room, or no model."""
+        """Begin to make what is wished for; RequestError if there is no room, or no model."""
         self.check_open(wish.model)
         answer = Answer(wish, self.shelf, self.queue, self._threads, self.metrics)
         self._answers.add(answer)

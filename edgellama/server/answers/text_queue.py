@@ -60,7 +60,7 @@ class TextQueue:
             return 0
 
     def advance(self) -> None:
-        """Give free turns to those in front who want theirs."""
+        """Give free turns to the first requests that want theirs."""
         for place in list(self._places):
             if self.num_running >= self.width:
                 return

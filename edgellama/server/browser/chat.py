@@ -47,7 +47,7 @@ PING_S = 0.5
 class ChatFields(msgspec.Struct):
     """A message to be answered, or (``content`` None) one under which a reply is to stand.
 
-    ``goes_on``: ``parent`` is a reply that is not whole, and is gone on with.
+    ``goes_on``: ``parent`` is an incomplete reply, which is continued.
     """
 
     conversation: str | None = None

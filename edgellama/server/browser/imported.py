@@ -95,7 +95,7 @@ def read_import(body: Mapping[str, Any]) -> ImportedConversation:
 
 
 def clean_title(text: str) -> str:
-    """A title in one line; RequestError where there is none."""
+    """A title in one line; RequestError if there is none."""
     title = " ".join(text.split())[:MAX_TITLE]
     if not title:
         raise refused("title", "title is empty; allowed: some text")

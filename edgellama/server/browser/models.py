@@ -61,7 +61,7 @@ def read_speed(llama: Llama, leaving: Leaving) -> float:
 
 
 async def machine(state: ServerState) -> dict[str, Any]:
-    """Processor, memory by model, and who is served now."""
+    """Processor, memory by model, and the texts that run or wait."""
     return {
         "processor": cpu_name(),
         "tier": select_tier().name,

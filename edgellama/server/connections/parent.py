@@ -52,7 +52,7 @@ def is_running(pid: int) -> bool:
 
 
 def _descriptor(pid: int) -> int | None:
-    """Becomes readable when the process ends; None where there is no such thing (not Linux)."""
+    """Becomes readable when the process ends; None if there is no such thing (not Linux)."""
     if sys.platform != "linux":
         return None
     try:

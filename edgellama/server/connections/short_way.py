@@ -19,7 +19,7 @@ SHORT_WAY = "edgellama.short_way"
 class ShortWay:
     """A response's body in chunks, behind its head. All but ``send`` is for the event loop.
 
-    Either the loop writes or a thread, never both: who has the turn is the caller's business.
+    Either the loop or a thread writes, never both; the caller decides which.
     """
 
     def __init__(self, transport: Any) -> None:

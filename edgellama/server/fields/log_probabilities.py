@@ -29,7 +29,7 @@ def wanted_logprobs(is_wanted: bool, num_alternatives: int | None) -> dict[str, 
 
 
 def alternatives(number: int, param: str) -> int:
-    """A number of alternatives; RequestError where it is out of range."""
+    """A number of alternatives; RequestError if it is out of range."""
     if not 0 <= number <= MAX_ALTERNATIVES:
         raise refused(param, f"{param} is {number}; allowed: 0 to {MAX_ALTERNATIVES}")
     return number

@@ -27,7 +27,7 @@ OFFERED_ELSEWHERE = frozenset(
     }
 )
 """Tools beside functions that agents offer to every model in a response. A model may leave an
-offer alone, so they are left out; who insists on one is refused."""
+offer alone, so they are left out; a request that insists on one is refused."""
 ANTHROPIC_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 

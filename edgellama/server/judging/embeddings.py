@@ -110,7 +110,7 @@ async def ollama_embeddings(request: Request) -> Response:
 
 
 def _or_none(text: str) -> list[str]:
-    """A text, or none where it is empty: then the model is to be loaded."""
+    """A text, or none if it is empty: then the model is to be loaded."""
     return [text] if text else []
 
 

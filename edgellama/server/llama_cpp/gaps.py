@@ -38,7 +38,7 @@ class LineLimits:
     indentation: int = 0
 
     def end_in(self, text: str, seconds: float) -> int | None:
-        """Where a text ends that was begun so long ago; None where it goes on."""
+        """Where a text ends that was begun so long ago; None if it goes on."""
         if self.indentation:
             outside = re.search(_LESS_INDENTED % (self.indentation - 1), text)
             if outside is not None:
@@ -91,7 +91,7 @@ class LimitedStream:
 
 
 def extra_texts(given: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The texts of parts of other files; RequestError where one has none."""
+    """The texts of parts of other files; RequestError if one has none."""
     texts = [part.get("text") for part in given]
     for text in texts:
         if not isinstance(text, str):

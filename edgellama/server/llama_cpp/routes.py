@@ -132,7 +132,7 @@ async def _taken(request: Request, kind: type[Any]) -> tuple[Any, dict[str, Any]
 
 @dataclass
 class PlainTexts:
-    """How the texts of a request are told; ``is_truncated`` once parts before it were left out."""
+    """Writes the texts of a request; ``is_truncated`` once parts before it were left out."""
 
     model: str
     fields: LlamaCppFields

@@ -157,7 +157,7 @@ class Catalogue:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from another one in its place; None where there is none."""
+    """What tells a file from another one in its place; None if there is none."""
     try:
         status = path.stat()
     except OSError:

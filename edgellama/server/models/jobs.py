@@ -32,7 +32,7 @@ class Job:
 
     @property
     def is_running(self) -> bool:
-        """Whether somebody who comes now may wait for it."""
+        """Whether a new client may still wait for it."""
         return not (self.task.done() or self.is_cancelled)
 
     @contextmanager

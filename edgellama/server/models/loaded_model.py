@@ -59,7 +59,7 @@ class LoadedModel:
         return max(0.0, self.last_use + self.keep_alive_s - time.time())
 
     def described(self) -> dict[str, Any]:
-        """What is told of it to programs and to the page."""
+        """Its description for programs and for the page."""
         card = self.llama.card_use
         return {
             "name": self.model.name,

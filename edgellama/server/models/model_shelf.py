@@ -223,7 +223,7 @@ class ModelShelf:
             self.outdate(name)
         self._line.let_pass(self.loaded)
         started = time.perf_counter()
-        # Who asked may leave meanwhile; it is kept for the next one.
+        # The client may leave meanwhile; the model is kept for the next one.
         llama = await asyncio.to_thread(self._open, model)
         logger.info("loaded %s in %.2f s", model.name, time.perf_counter() - started)
         entry = LoadedModel(model, llama, needed, self._keep_alive_s(model))

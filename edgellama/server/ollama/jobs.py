@@ -22,7 +22,7 @@ POLL_S = 0.25
 async def follow(
     request: Request, job: Job, is_stream: bool, first: Sequence[str], last: Sequence[str]
 ) -> Response:
-    """The answer to who asked for a job: its lines as they come, or how it ended.
+    """The answer to the client of a job: its lines as they come, or how it ended.
 
     ``first`` and ``last`` are steps before its bytes and behind them.
     """

@@ -21,7 +21,7 @@ from edgellama.server.models.jobs import Job
 from edgellama.server.ollama.jobs import follow
 
 OF_CONNECTION = frozenset({"insecure"})
-"""A leave not to check who answers, which is not made use of; Open WebUI always gives it."""
+"""Allows not to check the other end's certificate. It is ignored; Open WebUI always sends it."""
 HUB_ADDRESSES = ("hf.co/", "huggingface.co/")
 LAST_WORDS = ("verifying sha256 digest", "writing manifest")
 

@@ -128,7 +128,7 @@ def final(
 
 
 def without_text(model: str, content: Mapping[str, Any], reason: str) -> dict[str, Any]:
-    """The answer to who only loads or unloads a model."""
+    """The answer to a request that only loads or unloads a model."""
     head = {"model": model, "created_at": timestamp(), **content}
     return {**head, "done": True, "done_reason": reason}
 

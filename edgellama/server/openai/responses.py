@@ -145,7 +145,7 @@ def input_messages(given: str | Sequence[Mapping[str, Any]]) -> Messages:
 
 
 def _thought(item: Mapping[str, Any]) -> str:
-    """What was thought before the next item, if it is told as text."""
+    """What was thought before the next item, if it is shown as text."""
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, Mapping)]

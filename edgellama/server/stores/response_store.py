@@ -41,7 +41,7 @@ def usual_store() -> Path:
 
 
 class ResponseStore:
-    """Responses by id; the file is made with the first one. RequestError where it fails."""
+    """Responses by id; the file is made with the first one. RequestError if it fails."""
 
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, lambda connection: connection.executescript(_SCHEMA))

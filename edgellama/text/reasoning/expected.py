@@ -54,7 +54,7 @@ class ExpectedReasoning:
     max_tokens: int | None = None
 
     def splitter(self) -> ReasoningSplitter | None:
-        """One for a new text; None where nothing is told apart."""
+        """A splitter for a new text; None if thinking is not separated."""
         if self.is_raw:
             return None
         from edgellama.text.reasoning.splitter import ReasoningSplitter
@@ -84,7 +84,7 @@ def expected_behind(
 
 
 def expected_within(marks: ReasoningMarks, begun: str) -> ExpectedReasoning | None:
-    """The same of a text that goes on with what is begun; None where no thinking may come."""
+    """The same of a text that goes on with what is begun; None if no thinking may come."""
     splitter = ExpectedReasoning(marks).splitter()
     assert splitter is not None
     splitter.feed(begun)

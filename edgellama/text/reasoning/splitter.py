@@ -71,7 +71,7 @@ class ReasoningSplitter:
         return self._place == "answer"
 
     def feed(self, text: str) -> Parted:
-        """What is certain of a text that goes on with a piece."""
+        """What is certain after the next piece of text."""
         if self._place == "answer":
             return Parted("", text)
         self._held += text
@@ -134,7 +134,7 @@ class ReasoningSplitter:
         return self._joined(certain)
 
     def _joined(self, thought: str) -> str:
-        """A piece of thinking as it goes on with what was thought before."""
+        """A piece of thinking, joined to what was thought before."""
         if not thought:
             return ""
         is_later = self._is_fresh and self._has_thought

@@ -25,7 +25,7 @@ _CATEGORY = re.compile("[CLMNPSZ][a-z]?")
 
 
 def ascii_pattern(pattern: str) -> re.Pattern[str] | None:
-    """What matches as ``pattern`` does in texts of ASCII; None where this module cannot tell."""
+    """What matches as ``pattern`` does in texts of ASCII; None if this module cannot tell."""
     pieces: list[str] = []
     in_class = False
     for match in _PIECE.finditer(pattern):

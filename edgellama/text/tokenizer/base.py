@@ -152,7 +152,7 @@ class Tokenizer(ProcessBound, ABC):
             text: Any text, however long.
 
         Returns:
-            How many tokens there are at least; 0 where nothing is sure, as in a vocabulary whose
+            How many tokens there are at least; 0 if nothing is sure, as in a vocabulary whose
             tokens take white space with them.
 
         Raises:
@@ -321,4 +321,4 @@ class Tokenizer(ProcessBound, ABC):
 
 
 def _go_on() -> None:
-    """The check of those who want all of it."""
+    """The check of callers that never give up."""
