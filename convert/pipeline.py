@@ -19,13 +19,14 @@ from time import perf_counter
 from edgellama.convert.options import ConversionOptions
 from edgellama.convert.output.chunks import Chunk
 from edgellama.convert.output.journal import Journal
+from edgellama.convert.output.own_file import check_own_file
 from edgellama.convert.output.report import ConversionReport, make_report
 from edgellama.convert.output.row_work import ChunkResult, RowWorker
 from edgellama.convert.output.tensor_sums import Report, sum_tensors
 from edgellama.convert.output.verify import verify_files, written_records
 from edgellama.convert.output.writer import OutputFiles, remove_partial_files, rename_files
 from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedTensor
-from edgellama.convert.planning.file_names import journal_path
+from edgellama.convert.planning.file_names import journal_path, partial_path
 from edgellama.convert.planning.planner import (
     check_absent,
     check_output,
@@ -147,6 +148,8 @@ class _Conversion:
         try:
             check_absent(self._plan, self._options.overwrite)
             check_room(self._plan)
+            for file in self._plan.files:
+                check_own_file(partial_path(file.path))
         except ConversionError:
             if not journal.was_started:
                 journal.remove()

@@ -69,8 +69,9 @@ def map_file(path: Path, kind: str) -> FileMapping:
             what = f"is a link to {shown(os.readlink(path))}, which is not there"
         raise ModelNotFoundError(f"{path}: {what}") from None
     except (OSError, ValueError, OverflowError) as error:  # the last two: NUL in a path, 32 bits
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise file_error(
-            path, f"cannot be read, {error}", kind.replace("a ", "a readable ", 1)
+            path, f"cannot be read, {reason}", kind.replace("a ", "a readable ", 1)
         ) from error
 
 

@@ -15,6 +15,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgellama.convert.output.file_lock import try_lock
+from edgellama.convert.output.own_file import open_own_file
 from edgellama.convert.planning.file_names import journal_path
 from edgellama.quant.errors import ConversionError, ResumeError
 
@@ -137,7 +138,7 @@ def _open_locked(path: Path, output: Path) -> FileIO:
     """The file at ``path``, made if need be, with its lock."""
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            descriptor = open_own_file(path)
         except OSError as error:
             raise _unwritable(output, error) from None
         file = FileIO(descriptor, "r+")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellama.convert.output.own_file import open_own_file
 from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedFile, PlannedTensor
 from edgellama.convert.planning.file_names import partial_path
 from edgellama.quant.errors import FROM_THE_START, ConversionError
@@ -48,10 +49,10 @@ class OutputFiles:
             os.close(self._descriptors.pop())
 
     def _open(self, file: PlannedFile, keep: bool) -> None:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        flags |= 0 if keep else os.O_TRUNC
-        descriptor = os.open(partial_path(file.path), flags, 0o666)
+        descriptor = open_own_file(partial_path(file.path))
         self._descriptors.append(descriptor)
+        if not keep:
+            os.ftruncate(descriptor, 0)
         self._write_at(descriptor, memoryview(file.header), 0)
         os.ftruncate(descriptor, file.num_bytes)
         for tensor, offset in zip(file.tensors, file.offsets, strict=True):

@@ -128,7 +128,9 @@ def find_weights(folder: Path) -> Weights | None:
     """The weights of ``folder``, safetensors first; None if there are none."""
     for layout in LAYOUTS:
         if (folder / layout.whole).is_file():
-            return Weights(layout, (folder / layout.whole,))
+            beside = len(layout.numbered(folder))
+            note = f"{layout.whole} counts, and the {beside} shards beside it do not"
+            return Weights(layout, (folder / layout.whole,), notes=(note,) if beside else ())
         if (folder / layout.index).is_file():
             return _indexed(folder, layout)
         shards = layout.shards(folder)

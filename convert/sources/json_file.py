@@ -53,8 +53,10 @@ def parse_json_object(
         raise file_error(
             path, f"{what} is not UTF-8 at byte {error.start}", "a JSON object"
         ) from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise file_error(path, f"{what} is not JSON, {error}", "a JSON object") from None
+    except ValueError:  # Python's limit, whose words are for programmers
+        raise file_error(path, f"{what} has a number of thousands of digits", "shorter") from None
     except RecursionError:
         raise file_error(path, f"{what} nests JSON too deep", "a JSON object") from None
     if not isinstance(value, dict):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from edgellama.convert.sources import hugging_face_checkpoint as hugging_face
@@ -18,6 +19,10 @@ from edgellama.quant.mapped_file import map_file
 from edgellama.quant.ways import Way, command_line
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+_OF_TRAINING = re.compile(
+    "training_args|optimizer|scheduler|rng_state|random_states|zero_pp_rank|bf16_zero"
+)
+"""How the names of files begin that trainers save beside weights."""
 _MODEL_FILES = ("config.json", "params.json", "*.safetensors", "*.bin", "*.pth")
 
 
@@ -38,8 +43,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return open_gguf(path)
     except EdgellamaError:
         raise
-    except OSError as error:  # a folder that may not be entered
-        raise file_error(path, f"cannot be read, {error}", "a readable model") from error
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        reason = f"cannot be read, {error.strerror or error}"
+        raise file_error(path, reason, "a readable model") from error
 
 
 def _is_gguf(path: Path) -> bool:
@@ -70,10 +76,23 @@ def _open_folder(path: Path, folder: Path, file: Path | None) -> Checkpoint:
     raise _no_model(folder)
 
 
+def _may_be_weights(path: Path) -> bool:
+    return path.suffix in WEIGHT_SUFFIXES and not _OF_TRAINING.match(path.name)
+
+
+def _inner_folders(folder: Path) -> list[Path]:
+    """Folders in ``folder`` with a model each: Meta's downloads and Hugging Face's cache."""
+    names = (hugging_face.CONFIG_FILE, meta.PARAMETERS_FILE)
+    patterns = [f"{place}/{name}" for place in ("*", "snapshots/*") for name in names]
+    found = {path.parent for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(inner for inner in found if any(map(_may_be_weights, inner.iterdir())))
+
+
 def _no_model(folder: Path) -> EdgellamaError:
     """What is wrong with ``folder``, as far as its file names tell.
 
-    ModelFileError or ModelNotFoundError for weights that are no file, such as a link to nothing.
+    ModelFileError or ModelNotFoundError for weights or parameters that are no file, such as a link
+    to nothing.
     """
     if (folder / "adapter_config.json").is_file():
         return UnsupportedModelError(
@@ -85,7 +104,10 @@ def _no_model(folder: Path) -> EdgellamaError:
         )
     gguf_files = sorted(path.name for path in folder.glob("*.gguf"))
     has_config = (folder / hugging_face.CONFIG_FILE).is_file()
-    weights = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    for name in (hugging_face.CONFIG_FILE, meta.PARAMETERS_FILE):
+        if os.path.lexists(folder / name) and not (folder / name).is_file():
+            map_file(folder / name, "a JSON file")
+    weights = sorted(path for path in folder.iterdir() if _may_be_weights(path))
     for path in weights:
         if not path.is_file():
             map_file(path, "a file of weights")
@@ -93,6 +115,8 @@ def _no_model(folder: Path) -> EdgellamaError:
     if gguf_files or (has_config and files):
         file = [*gguf_files, *files][0]
         return ModelNotFoundError(f"{folder}: is a folder; name the file in it: {shown(file)}")
+    if inner := _inner_folders(folder):
+        return ModelNotFoundError(f"{folder}: holds a model in a folder of its own: {inner[0]}")
     there = [name for name in _MODEL_FILES if any(folder.glob(name))]
     found = f"only {' and '.join(there)}" if there else "none of its files"
     return ModelNotFoundError(

@@ -14,12 +14,14 @@ from enum import IntEnum
 from pathlib import Path
 
 from edgellama.convert.sources.json_fields import read_file
-from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS, Token
+from edgellama.convert.vocabulary.vocabulary import Token
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.vocabulary.vocabulary import TokenType
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KIND = "a SentencePiece model"
+MAX_PIECES = 1 << 19
+"""Twice those of the largest vocabularies; each takes microseconds to read."""
 
 
 class ModelType(IntEnum):
@@ -61,12 +63,14 @@ def _parse(path: Path, data: bytes) -> SentencePieceFile:
     for number, value in _message(data):
         if number == 1 and isinstance(value, bytes):
             pieces.append(_piece(value))
+            if len(pieces) > MAX_PIECES:
+                raise _Malformed(f"it has more than {MAX_PIECES} pieces")
         elif number == 2 and isinstance(value, bytes):
             trainer = dict(_message(value))
         elif number == 3 and isinstance(value, bytes):
             normalizer = dict(_message(value))
-    if not 0 < len(pieces) <= MAX_TOKENS:
-        raise _Malformed(f"it has {len(pieces)} pieces")
+    if not pieces:
+        raise _Malformed("it has no pieces")
     model_type = trainer.get(3, ModelType.UNIGRAM)
     if not isinstance(model_type, int) or model_type not in list(ModelType):
         raise _Malformed(f"its model type is {model_type!r:.40}")

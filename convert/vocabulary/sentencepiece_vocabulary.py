@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
+from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.added_tokens import (
     AddedToken,
     added_tokens,
@@ -29,11 +31,13 @@ from edgellama.convert.vocabulary.vocabulary import (
     Token,
     TokenTable,
 )
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.space_rules import SpaceRules
 from edgellama.quant.vocabulary.vocabulary import TokenType
 
+_log = logging.getLogger(__name__)
 _MODELS = {ModelType.BPE: "llama", ModelType.UNIGRAM: "t5"}
 # Types that a list of added tokens does not change: text becomes them by other rules.
 _KEPT = (TokenType.UNKNOWN, TokenType.BYTE)
@@ -55,9 +59,26 @@ def sentencepiece_vocabulary(
     rules = text_rules(settings, _rules_of_model(model))
     pieces = {piece.text: token for token, piece in enumerate(model.pieces)}
     added = added_tokens(settings, pieces)
+    _warn_of_differences(str(model.path), pieces, settings.tokenizer, added)
     return completed(
         kind, table, num_rows, settings, added, rules, pieces, lambda ids: model.special_ids
     )
+
+
+def _warn_of_differences(
+    path: str, pieces: Mapping[str, int], tokenizer: Fields, added: Container[int]
+) -> None:
+    """Tells of a tokenizer.json with other pieces, one of both being left from another model."""
+    entries = tokenizer.fields("model").values.get("vocab")
+    if not isinstance(entries, dict):
+        return
+    others = [t for t, token in entries.items() if pieces.get(t) != token and token not in added]
+    if others:
+        _log.warning(
+            "%s counts, although %s has other ids for %d pieces, such as %s; remove the one that "
+            "is not this model's",
+            *(path, tokenizer.source, len(others), shown(others[0])),
+        )
 
 
 def completed(

@@ -5,9 +5,10 @@ The ``*_vocabulary`` modules each read one kind of file.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from edgellama.convert.sources.json_fields import read_fields
+from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.vocabulary.bpe_vocabulary import bpe_vocabulary
 from edgellama.convert.vocabulary.fast_sentencepiece_vocabulary import (
     fast_sentencepiece_vocabulary,
@@ -27,6 +28,7 @@ from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
 
+_log = logging.getLogger(__name__)
 MODEL_FILE, FAST_FILE, TEKKEN_FILE = "tokenizer.model", "tokenizer.json", "tekken.json"
 QWEN_FILE = "qwen.tiktoken"
 # Under the names of versions in Mistral's own folders.
@@ -38,13 +40,13 @@ def read_vocabulary(
 ) -> ConvertedVocabulary:
     """The vocabulary of the checkpoint in a folder, one token for each row of the embedding.
 
-    A SentencePiece model goes before ``tokenizer.json``, as it is what the model was trained
-    with. ``pre``: the split pattern's name, for byte-level BPE alone. ``scaled_positions``: as in
-    tiktoken_vocabulary. ModelNotFoundError if there is no tokenizer, UnsupportedModelError for
-    one of another kind.
+    A SentencePiece model goes before ``tokenizer.json``, as it is what the model was trained with,
+    unless that is byte-level BPE: then the other is left from another model. ``pre``: the split
+    pattern's name, for byte-level BPE alone. ``scaled_positions``: as in tiktoken_vocabulary.
+    ModelNotFoundError if there is no tokenizer, UnsupportedModelError for one of another kind.
     """
     path = _model_file(settings.folder)
-    if path is not None and not is_tiktoken(path):
+    if path is not None and not is_tiktoken(path) and not _is_left_over(path, settings.tokenizer):
         _refuse_pre(path, pre)
         return sentencepiece_vocabulary(read_sentencepiece(path), settings, num_rows)
     if settings.tokenizer:
@@ -66,6 +68,18 @@ def _model_file(folder: Path) -> Path | None:
     folders = (folder, folder.resolve().parent) if has_parameters else (folder,)
     places = (place / name for place in folders for name in MODEL_FILES)
     return next((path for path in places if path.is_file()), None)
+
+
+def _is_left_over(path: Path, tokenizer: Fields) -> bool:
+    """Whether a SentencePiece model lies beside a byte-level BPE, which counts then."""
+    is_bpe = tokenizer.fields("model").text("type") in ("BPE", None)
+    is_other = is_bpe and is_byte_level(tokenizer) and not is_fast_sentencepiece(tokenizer)
+    if is_other:
+        _log.warning(
+            "%s is left out: %s, of another kind, is the tokenizer, as in transformers",
+            *(path, FAST_FILE),
+        )
+    return is_other
 
 
 def _from_tokenizer_json(

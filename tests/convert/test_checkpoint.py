@@ -211,6 +211,43 @@ def test_files_without_a_model(tmp_path: Path) -> None:
         open_checkpoint("a\0b.bin")
 
 
+@pytest.mark.parametrize("inner", ["original", "snapshots/abc"])
+def test_a_model_in_a_folder_of_its_own(inner: str, tmp_path: Path) -> None:
+    """Whoever names a download's outer folder learns where in it the model is."""
+    (tmp_path / "1_Pooling").mkdir()
+    fill(tmp_path / "1_Pooling", config__json="{}")
+    with pytest.raises(ModelNotFoundError, match="holds no whole model"):
+        open_checkpoint(tmp_path)
+    (tmp_path / inner).mkdir(parents=True)
+    fill(tmp_path / inner, config__json="{}", model__safetensors=SAFETENSORS)
+    with pytest.raises(ModelNotFoundError, match=f"a folder of its own: {tmp_path / inner}"):
+        open_checkpoint(tmp_path)
+
+
+def test_what_trainers_save_is_no_model(tmp_path: Path) -> None:
+    """Nobody is sent to the file of an optimizer, whose names end as those of weights."""
+    fill(tmp_path, config__json="{}", training_args__bin="PK", optimizer__pt="PK")
+    with pytest.raises(ModelNotFoundError, match="holds no whole model"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "params.json"])
+def test_parameters_that_are_no_file(name: str, tmp_path: Path) -> None:
+    """A folder by that name is told, and not taken for parameters that are missing."""
+    fill(tmp_path, model__safetensors=SAFETENSORS)
+    (tmp_path / name).mkdir()
+    with pytest.raises(ModelFileError, match=rf"{name}: is a directory; allowed: a JSON file"):
+        open_checkpoint(tmp_path)
+
+
+def test_shards_beside_a_whole_file(tmp_path: Path) -> None:
+    """The whole file counts, and a note says so."""
+    shard = {"model-00001-of-00001__safetensors": SAFETENSORS}
+    fill(tmp_path, config__json="{}", model__safetensors=SAFETENSORS, **shard)
+    (note,) = open_checkpoint(tmp_path).notes
+    assert note == "model.safetensors counts, and the 1 shards beside it do not"
+
+
 def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without permission is refused by our own error."""
 
@@ -234,7 +271,7 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.Mo
         (b'{"a":' * 10**5, r"nests JSON too deep"),
         (b" " * (17 << 20), r"JSON file of 17825792 bytes; allowed: 16777216"),
         (b"[" + b"0," * 2_000_001 + b"0]", r"some 2000002 JSON values; allowed: 2000000"),
-        (b'{"a": ' + b"9" * 5000 + b"}", r"is not JSON, Exceeds the limit"),
+        (b'{"a": ' + b"9" * 5000 + b"}", r"has a number of thousands of digits"),
     ],
     ids=["empty", "cut", "list", "null", "latin", "utf-16", "deep", "large", "many", "digits"],
 )

@@ -336,6 +336,30 @@ def test_a_limit_of_the_system_is_one_line(
     assert sha256(output) == expected
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("ending", [".partial", ".partial.journal"])
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "pipe"])
+def test_nothing_is_written_through_a_link(
+    kind: str, ending: str, source: Path, tmp_path: Path
+) -> None:
+    """What lies under the name of an unfinished file, and is none, is told and left alone."""
+    output, target = tmp_path / "out.gguf", tmp_path / "target"
+    place = tmp_path / f"out.gguf{ending}"
+    if kind == "link":
+        target.write_text("precious", "ascii")
+    if kind.startswith("link"):
+        place.symlink_to(target)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        os.mkfifo(place)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConversionError, match=f"{ending}: is no file of a conversion"):
+        convert(source, output)
+    assert sorted(tmp_path.iterdir()) == before
+    assert kind != "link" or target.read_text("ascii") == "precious"
+
+
 def test_one_conversion_at_a_time(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

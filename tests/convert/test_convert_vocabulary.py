@@ -241,6 +241,33 @@ def test_sentencepiece_without_its_file(tmp_path: Path) -> None:
     assert encoded(found) == golden_ids("mistral-v1")
 
 
+def test_a_model_that_is_left_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A SentencePiece model beside a tokenizer.json of another kind is of another checkpoint."""
+    content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL)
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    alone = vocabulary(tmp_path, 320)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    assert caplog.messages == []
+    assert vocabulary(tmp_path, 320) == alone
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path}/tokenizer.model is left out")
+
+
+def test_pieces_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A tokenizer.json with other pieces than the model's is told, and changes nothing."""
+    processor = SentencePieceProcessor(model_proto=tokenizers.sentencepiece_model())
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    content = tokenizers.fast_tokenizer(processor)
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    alone = vocabulary(tmp_path, NUM_PIECES)
+    assert caplog.messages == []
+    content["model"]["vocab"] |= {"elsewhere": NUM_PIECES, "also": NUM_PIECES + 1}
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    assert vocabulary(tmp_path, NUM_PIECES) == alone
+    (message,) = caplog.messages
+    assert "other ids for 2 pieces, such as 'elsewhere'" in message
+
+
 def test_merges_that_are_no_scores(tmp_path: Path) -> None:
     """Merges that scores cannot say are refused with the way out; another order is another text."""
     model = SentencePieceProcessor(model_proto=tokenizers.sentencepiece_model())
