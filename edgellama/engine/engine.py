@@ -108,9 +108,9 @@ class Engine(LocalEngine):
     def cache_maker(self) -> CacheMaker:
         """What saved keys and values must be of to be used here; EdgellamaError once closed.
 
-        The first time it reads samples of all tensors.
+        The first time it reads samples of all tensors; ModelFileError if the file was cut.
         """
-        self.load()
+        self.scheduler.exclusively(self._machine.open_weights)
         rounding = f"{self.tier.arithmetic} {(source_hash() or 'unknown')[:16]}"
         return CacheMaker(
             model=model_identity(self._file),
@@ -150,6 +150,7 @@ class Engine(LocalEngine):
         def run() -> float:
             machine = self._machine
             held = machine.open()
+            machine.check_file()
             machine.last_step = None
             program = machine.program(("instrument", name), ops)
             program.prepare(machine.team.next_job)

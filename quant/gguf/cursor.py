@@ -1,29 +1,34 @@
 """A bounds-checked cursor over a mapped file: the only place that reads header bytes.
 
 It knows little-endian integers, byte strings with their length in front, and where reading must
-stop. ``metadata`` and ``tensors`` know what the bytes mean.
+stop. ``metadata`` and ``tensors`` know what the bytes mean. The bytes are read from the file, not
+through the mapping, because a file that is cut meanwhile would end the process there.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from mmap import mmap
 from pathlib import Path
 
 from edgellama.quant.error_text import INCOMPLETE, file_error, shown
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf.strings import PREFIX_BYTES, StringArray, string_ends
+from edgellama.quant.mapped_file import CAN_READ_AT, FileMapping
+
+WINDOW_BYTES = 1 << 16
+"""What is read at once, of which small items are taken."""
 
 
 class Cursor:
     """Reads forward through ``buffer``; nothing is read or allocated past ``limit`` bytes."""
 
-    def __init__(self, path: Path, buffer: mmap, limit: int) -> None:
+    def __init__(self, path: Path, mapping: FileMapping, limit: int) -> None:
         self.path = path
-        self.buffer = buffer
         self.limit = limit
         self.position = 0
+        self._mapping = mapping
+        self._window, self._window_start = b"", 0
 
     def error(self, what: str, allowed: str) -> ModelFileError:
         """A ModelFileError that names this file."""
@@ -37,8 +42,28 @@ class Cursor:
                 f"{what} runs past the end, {num_bytes} bytes at offset {start}",
                 f"the header ends by byte {self.limit}{self._note_of_the_end()}",
             )
-        self.position = start + num_bytes
-        return self.buffer[start : self.position]
+        self.position = end = start + num_bytes
+        if end > self._window_start + len(self._window):
+            if num_bytes >= WINDOW_BYTES:
+                return self.read(start, end)
+            self._window_start = start
+            self._window = self.read(start, min(start + WINDOW_BYTES, self.limit))
+        return self._window[start - self._window_start : end - self._window_start]
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes of the file, wherever the cursor is; ModelFileError if they are not there."""
+        if not CAN_READ_AT:
+            return self._mapping[start:end]
+        try:
+            found = self._mapping.read_at(start, end - start)
+        except OSError as error:
+            raise self.error(f"cannot be read, {error}", "a readable file") from error
+        if len(found) < end - start:
+            raise self.error(
+                f"was cut to {self._mapping.size()} bytes while it was read",
+                f"the {len(self._mapping)} bytes that it had",
+            )
+        return found
 
     def unsigned32(self, what: str) -> int:
         """The next little-endian uint32."""
@@ -63,7 +88,7 @@ class Cursor:
 
     def _note_of_the_end(self) -> str:
         """What to do where the file itself ends too early, and not what may be a header."""
-        return f"; {INCOMPLETE}" if self.limit == len(self.buffer) else ""
+        return f"; {INCOMPLETE}" if self.limit == len(self._mapping) else ""
 
     def string(self, what: str) -> bytes:
         """The next length-prefixed byte string."""
@@ -90,8 +115,22 @@ class Cursor:
         """The next array of strings after its length: their extents are checked, not their text."""
         count = self.count(f"the length of {what}", PREFIX_BYTES)
         start = self.position
-        ends = string_ends(memoryview(self.buffer)[start : self.limit], count)
+        ends = string_ends(_Rest(self), count)
         self.position = start + (ends[-1] if ends else 0)
         if len(ends) < count:
             self.string(f"string {len(ends)} of {count} in {what}")
-        return StringArray(self.buffer[start : self.position], ends)
+        return StringArray(self.read(start, self.position), ends)
+
+
+class _Rest:
+    """What lies behind a cursor's position, read piece by piece."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor, self._start = cursor, cursor.position
+
+    def __len__(self) -> int:
+        return self._cursor.limit - self._start
+
+    def __getitem__(self, piece: slice) -> bytes:
+        start, end, _ = piece.indices(len(self))
+        return self._cursor.read(self._start + start, self._start + max(start, end))

@@ -61,6 +61,7 @@ class GGUFFile:
         self.metadata: Mapping[str, MetadataValue] = MappingProxyType(first.metadata)
         self.metadata_types: Mapping[str, int] = MappingProxyType(first.metadata_types)
         self._tensors: Mapping[str, Tensor] | None = MappingProxyType(_join_tensors(parts))
+        self._mappings = tuple(part.mapping for part in parts)
         self._stamps = _stamps(parts)
 
     @property
@@ -82,10 +83,25 @@ class GGUFFile:
                     f"{self.path}: the file is another than the one that was loaded; load it anew"
                 )
             self._tensors = MappingProxyType(_join_tensors(parts))
+            self._mappings = tuple(part.mapping for part in parts)
+
+    def check_untouched(self) -> None:
+        """ModelFileError if the open file was cut or written to since it was mapped.
+
+        Takes a microsecond. Weights that are gone end a process that reads them, and others than
+        were loaded make no sense.
+        """
+        for path, mapping in zip(self.files, self._mappings, strict=False):
+            if not mapping.is_as_mapped():
+                raise ModelFileError(
+                    f"{path}: the file was written to or cut short while it was loaded; load it "
+                    "anew, and replace files only by renaming others"
+                )
 
     def close(self) -> None:
         """Release the mapping, which ends with the last array that still uses it."""
         self._tensors = None
+        self._mappings = ()
 
     def __enter__(self) -> GGUFFile:
         return self

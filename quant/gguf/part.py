@@ -6,7 +6,6 @@ A part knows nothing of its siblings; ``file`` joins the parts of a split model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from mmap import mmap
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,7 +22,7 @@ from edgellama.quant.gguf.tensors import (
     check_layout,
     read_tensor_entries,
 )
-from edgellama.quant.mapped_file import give_back, map_file
+from edgellama.quant.mapped_file import FileMapping, give_back, map_file
 from edgellama.quant.records import dataclass
 
 # A header is held in memory, so a hostile one must not be as large as a model. The largest
@@ -50,6 +49,7 @@ class Part:
     """What one file holds; the tensors keep the mapping alive."""
 
     path: Path
+    mapping: FileMapping
     version: int
     alignment: int
     file_bytes: int
@@ -72,7 +72,7 @@ def read_part(path: Path) -> Part:
     check_layout(cursor, entries, alignment, len(buffer) - data_start)
     tensors = _map_tensors(buffer, entries, data_start)
     give_back(buffer, cursor.position)
-    return Part(path, version, alignment, len(buffer), metadata, types, tensors)
+    return Part(path, buffer, version, alignment, len(buffer), metadata, types, tensors)
 
 
 def _read_version(cursor: Cursor) -> int:
@@ -100,7 +100,9 @@ def _alignment(cursor: Cursor, metadata: Mapping[str, MetadataValue]) -> int:
     )
 
 
-def _map_tensors(buffer: mmap, entries: list[TensorEntry], data_start: int) -> tuple[Tensor, ...]:
+def _map_tensors(
+    buffer: FileMapping, entries: list[TensorEntry], data_start: int
+) -> tuple[Tensor, ...]:
     mapped = np.frombuffer(buffer, np.uint8)
     return tuple(
         Tensor(

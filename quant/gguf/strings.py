@@ -11,7 +11,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import overload
+from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,10 +171,22 @@ def string_hash(string: bytes) -> int:
     return sum(products) & 0xFFFFFFFFFFFFFFFF
 
 
-def string_ends(view: memoryview, count: int) -> array[int]:
-    """Where each of ``count`` length-prefixed strings ends, from the start of ``view``.
+class Bytes(Protocol):
+    """Bytes of which pieces can be had."""
 
-    Fewer than ``count`` if the next string would run past the end of ``view``.
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, piece: slice, /) -> bytes | memoryview:
+        """Those of a piece."""
+        ...
+
+
+def string_ends(content: Bytes, count: int) -> array[int]:
+    """Where each of ``count`` length-prefixed strings ends, from the start of ``content``.
+
+    Fewer than ``count`` if the next string would run past its end.
     """
     ends = array(ENDS)
     num_to_walk = MIN_STRINGS_PER_WINDOW
@@ -182,14 +194,14 @@ def string_ends(view: memoryview, count: int) -> array[int]:
         start = ends[-1] if ends else 0
         num_left = count - len(ends)
         if count >= MIN_STRINGS_FOR_WINDOWS and num_left > MIN_STRINGS_PER_WINDOW:
-            window = np.frombuffer(view[start : start + WINDOW_BYTES], np.uint8)
+            window = np.frombuffer(content[start : start + WINDOW_BYTES], np.uint8)
             found = _leading_ends(window)[:num_left]
             if len(found) >= MIN_STRINGS_PER_WINDOW:
                 ends.frombytes((found + start).astype(ENDS).tobytes())
                 num_to_walk = MIN_STRINGS_PER_WINDOW
                 continue
         num_walked = min(num_left, num_to_walk)
-        if _walk(view, ends, start, num_walked) < num_walked:
+        if _walk(content, ends, start, num_walked) < num_walked:
             break
         # Strings that no window can prove must not cost a window each time.
         num_to_walk *= 2
@@ -217,16 +229,19 @@ def _leading_ends(window: NDArray[np.uint8]) -> NDArray[np.int64]:
     return ends[: breaks[0] if len(breaks) else len(starts) - 1]
 
 
-def _walk(view: memoryview, ends: array[int], start: int, count: int) -> int:
+def _walk(content: Bytes, ends: array[int], start: int, count: int) -> int:
     """Appends the ends of ``count`` strings from ``start``; how many there was room for."""
     unpack = struct.Struct("<Q").unpack_from
-    end, room = start, len(view)
-    for index in range(count):
-        if room - end < PREFIX_BYTES:
-            return index
-        (length,) = unpack(view, end)
-        end += PREFIX_BYTES + length
-        if end > room:
-            return index
-        ends.append(end)
-    return count
+    room, num_walked = len(content), 0
+    while num_walked < count and room - start >= PREFIX_BYTES:
+        piece = content[start : start + WINDOW_BYTES]
+        last, end = len(piece) - PREFIX_BYTES, 0
+        while num_walked < count and end <= last:
+            (length,) = unpack(piece, end)
+            end += PREFIX_BYTES + length
+            if start + end > room:
+                return num_walked
+            ends.append(start + end)
+            num_walked += 1
+        start += end
+    return num_walked

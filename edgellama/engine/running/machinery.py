@@ -94,9 +94,14 @@ class Machinery:
         assert self.runner is not None
         return self.runner
 
+    def check_file(self) -> None:
+        """ModelFileError if the file was cut or written to; asked before anything reads weights."""
+        self._file.check_untouched()
+
     def open_weights(self) -> ModelWeights:
-        """The model's tensors."""
+        """The model's tensors, which are there to be read."""
         self.open()
+        self.check_file()
         assert self.weights is not None
         return self.weights
 

@@ -59,9 +59,13 @@ class StepRuns:
     def run(
         self, segments: Sequence[Segment], cancelled: CancelToken | None
     ) -> list[FloatRows] | None:
-        """One step for the scheduler; None if the token has stopped it. CudaError."""
+        """One step for the scheduler; None if the token has stopped it.
+
+        Raises CudaError, and ModelFileError if the file was written to.
+        """
         machine = self._machine
         runner, programs = machine.open(), list[Program]()
+        machine.check_file()
         machine.last_step = None
         flag = None if cancelled is None else cancelled.flag
         is_long = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
@@ -118,6 +122,7 @@ class StepRuns:
             is_followed = is_same and last.is_followed_by(cache, takes_rows, gives_rows)
             if runner is None or not is_followed:
                 return None
+            machine.check_file()
             machine.last_step = None
             held = cache.page_list
             runner.place_next(token, cache, rows)
