@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edgellama.convert.model.derived_tensors import PickedRows, UnitRows
 from edgellama.convert.model.hparams import head_size
-from edgellama.convert.model.tensor_names import INTERNLM2, QWEN, TELECHAT, renamed
+from edgellama.convert.model.tensor_names import CHATGLM, INTERNLM2, QWEN, TELECHAT, renamed
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.error_text import shape_text, shown
@@ -69,6 +69,12 @@ def phi3_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
 def glm_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
     """GLM's tensors as a Llama's, gate and up apart, as ``phi3_apart``."""
     return _all_apart(tensors, config.source, {"gate_up_proj": _gate_and_up(config)})
+
+
+def chatglm_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:
+    """ChatGLM's tensors as a Llama's, all apart that lie in one, as ``phi3_apart``."""
+    parts = {"query_key_value": _Heads.of(config).runs, "dense_h_to_4h": _gate_and_up(config)}
+    return _all_apart(renamed(tensors, CHATGLM, config.source), config.source, parts)
 
 
 def granite4_apart(tensors: Tensors, config: Fields) -> dict[str, SourceTensor]:

@@ -54,6 +54,19 @@ _EXAONE = MappingProxyType(
         "hidden_act": "activation_function",
     }
 )
+_CHATGLM = MappingProxyType(
+    {
+        "num_hidden_layers": "num_layers",
+        "num_key_value_heads": "multi_query_group_num",
+        "intermediate_size": "ffn_hidden_size",
+        "head_dim": "kv_channels",
+        "rms_norm_eps": "layernorm_epsilon",
+        "max_position_embeddings": "seq_length",
+        "vocab_size": "padded_vocab_size",
+    }
+)
+_LIKE_GLM = ("rmsnorm", "post_layer_norm", "multi_query_attention")
+"""What ChatGLM 2 has, and the first one has not."""
 _CWM_ROPE = MappingProxyType(
     {
         "rope_type": "llama3",
@@ -140,6 +153,26 @@ def rotated_in_part(config: Fields) -> Settings:
         raise fields.error(name, f"what leaves an even number of {size} elements of a head")
     settings: dict[str, object] = {name: None, ROTATED: rotated}
     return settings | ({whole: {**rope.values, name: 1.0}} if whole else {})
+
+
+def chatglm_settings(config: Fields) -> Settings:
+    """ChatGLM 2 and 3 and GLM-4 have other names for sizes, and rotate half of each head."""
+    for name in _LIKE_GLM:
+        if not config.flag(name, False):
+            raise UnsupportedModelError(
+                f"{config.source}: the first ChatGLM has LayerNorm and two positions a token, "
+                "which cannot be converted; supported: ChatGLM 2 and 3, GLM-4 9B"
+            )
+    if config.flag("apply_residual_connection_post_layernorm", False):
+        raise config.error("apply_residual_connection_post_layernorm", "false")
+    ratio = config.positive("rope_ratio", 1.0)
+    if ratio != 1 and "chatglm2" in (config.text("_name_or_path") or ""):
+        raise config.error("rope_ratio", "1 for a ChatGLM 2, which scales positions by it")
+    size = config.size("kv_channels")
+    if size % 4:
+        raise config.error("kv_channels", "a multiple of 4")
+    base = {"rope_theta": 10000.0 * ratio}
+    return {**_by_their_names(config, _CHATGLM), **base, ROTATED: size // 2}
 
 
 def granite4_settings(config: Fields) -> Settings:

@@ -22,6 +22,7 @@ from edgellama.convert.model.multipliers import (
 from edgellama.convert.model.packed_matrices import (
     baichuan2_apart,
     baichuan_apart,
+    chatglm_apart,
     glm_apart,
     granite4_apart,
     internlm2_apart,
@@ -46,6 +47,13 @@ _TELECHAT = Relative(
     settings=settings.telechat_settings,
     rewritten=telechat_apart,
 )
+_CHATGLM = Relative(
+    "ChatGLM 2 and 3, GLM-4 9B",
+    defaults={"kv_channels": 128, "layernorm_epsilon": 1e-5, "seq_length": 2048},
+    settings=settings.chatglm_settings,
+    rewritten=chatglm_apart,
+    is_interleaved=True,
+)
 _TELECHAT3 = Relative("TeleChat 3", defaults={"rms_norm_eps": 1e-5, "rope_theta": 1e6})
 
 RELATIVES: Mapping[str, Relative] = MappingProxyType(
@@ -56,6 +64,8 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         "BaichuanForCausalLM": Relative(
             "Baichuan 2 7B", settings=settings.baichuan_settings, rewritten=baichuan2_apart
         ),
+        "ChatGLMModel": _CHATGLM,
+        "ChatGLMForConditionalGeneration": _CHATGLM,
         "CwmForCausalLM": Relative(
             "CWM",
             defaults={

@@ -36,7 +36,7 @@ _DIFFUSION = "texts do not grow token by token (diffusion)"
 _MISTRAL, _QWEN2, _LLAMA3 = "Mistral", "Qwen 2 and 2.5", "Llama 3.3"
 _DEEPSEEK = "DeepSeek LLM and R1 Distill, which are Llamas and Qwen 2.5"
 _GRANITE = "Granite 3, and 4 without experts and Mamba layers"
-_GLM = "GLM-4 9B as GlmForCausalLM, such as glm-4-9b-chat-hf"
+_GLM = "GLM-4 9B, such as glm-4-9b-chat"
 _LLAMA4 = "attention has norms and chunks, and most are mixtures of experts"
 
 STRANGERS: Mapping[str, Stranger] = MappingProxyType(
@@ -51,10 +51,6 @@ STRANGERS: Mapping[str, Stranger] = MappingProxyType(
             "there are norms within attention and feed-forward", "Falcon 3's 1.58-bit models"
         ),
         "BloomForCausalLM": Stranger("positions are slopes (ALiBi)"),
-        "ChatGLMForConditionalGeneration": Stranger(
-            "its tensors and its tokenizer are code of its own", _GLM
-        ),
-        "ChatGLMModel": Stranger("its tensors and its tokenizer are code of its own", _GLM),
         "Cohere2ForCausalLM": Stranger(f"{_LAYER_NORM}, attention and feed-forward are parallel"),
         "Cohere2MoeForCausalLM": Stranger(f"{_EXPERTS}, {_LAYER_NORM}"),
         "CohereForCausalLM": Stranger(f"{_LAYER_NORM}, attention and feed-forward are parallel"),

@@ -64,6 +64,18 @@ TELECHAT: Words = MappingProxyType(
         ".self_attention.": ".self_attn.",
     }
 )
+CHATGLM: Words = MappingProxyType(
+    {
+        ".transformer.embedding.word_embeddings.": ".model.embed_tokens.",
+        ".transformer.encoder.layers.": ".model.layers.",
+        ".transformer.encoder.final_layernorm.": ".model.norm.",
+        ".transformer.output_layer.": ".lm_head.",
+        ".transformer.rotary_pos_emb.": ".model.rotary_emb.",
+        ".self_attention.dense.": ".self_attn.o_proj.",
+        ".self_attention.": ".self_attn.",
+        ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
+    }
+)
 KORMO: Words = MappingProxyType(
     {
         ".pre_attention_layernorm.": ".input_layernorm.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.added_tokens import (
@@ -39,6 +40,15 @@ from edgellama.quant.vocabulary.vocabulary import TokenType
 
 _log = logging.getLogger(__name__)
 _MODELS = {ModelType.BPE: "llama", ModelType.UNIGRAM: "t5"}
+_BEHIND: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ChatGLMTokenizer": (
+            *("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"),
+            *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+        )
+    }
+)
+"""Tokens that a class puts behind the pieces, which no file says."""
 # Types that a list of added tokens does not change: text becomes them by other rules.
 _KEPT = (TokenType.UNKNOWN, TokenType.BYTE)
 
@@ -54,10 +64,12 @@ def sentencepiece_vocabulary(
             f"supported: {', '.join(kind.name for kind in _MODELS)}"
         )
     table = TokenTable(str(model.path))
-    for token, piece in enumerate(model.pieces):
+    behind = (Token(text, TokenType.CONTROL) for text in _BEHIND.get(settings.tokenizer_class, ()))
+    every = (*model.pieces, *behind)
+    for token, piece in enumerate(every):
         table.put(token, piece)
     rules = text_rules(settings, _rules_of_model(model))
-    pieces = {piece.text: token for token, piece in enumerate(model.pieces)}
+    pieces = {piece.text: token for token, piece in enumerate(every)}
     added = added_tokens(settings, pieces)
     _warn_of_differences(str(model.path), pieces, settings.tokenizer, added)
     return completed(

@@ -12,10 +12,18 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from edgellama.convert.sources.json_fields import read_file
-from edgellama.convert.vocabulary.split_pattern_names import checked_name
-from edgellama.convert.vocabulary.tokenizer_settings import well_known_ids
+from edgellama.convert.vocabulary.added_tokens import added_tokens, rules_of, user_defined
+from edgellama.convert.vocabulary.sequence_ends import bos_and_eos
+from edgellama.convert.vocabulary.split_pattern_names import NAME_IT, checked_name
+from edgellama.convert.vocabulary.tokenizer_settings import (
+    TokenizerSettings,
+    looks_special,
+    special_ids,
+    well_known_ids,
+)
 from edgellama.convert.vocabulary.vocabulary import (
     MAX_TOKENS,
     ConvertedVocabulary,
@@ -23,7 +31,7 @@ from edgellama.convert.vocabulary.vocabulary import (
     TokenTable,
 )
 from edgellama.quant.error_text import shown
-from edgellama.quant.errors import ModelFileError
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.vocabulary.vocabulary import TokenType
 
 MAX_TOKEN_BYTES = 256
@@ -44,6 +52,8 @@ LLAMA_3_1 = (
     *(BOS, EOS, *_reserved(0, 1), PADDING, *_reserved(2, 2), *_HEADER),
     *("<|eom_id|>", "<|eot_id|>", "<|python_tag|>", *_reserved(3, 247)),
 )
+PATTERNS: Mapping[str, str] = MappingProxyType({"ChatGLM4Tokenizer": "glm4"})
+"""The names of split patterns by tokenizers' classes, where special tokens are declared."""
 QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{n}|>" for n in range(205)))
 
 
@@ -71,6 +81,45 @@ def tiktoken_vocabulary(
 def qwen_vocabulary(path: Path, num_rows: int, pre: str | None) -> ConvertedVocabulary:
     """What GGUF holds of the first Qwen's tokenizer, which begins no text with a token."""
     return _vocabulary(path, num_rows, pre or "qwen2", QWEN, {"eos": QWEN[0]})
+
+
+def declared_vocabulary(
+    path: Path, settings: TokenizerSettings, num_rows: int, pre: str | None
+) -> ConvertedVocabulary:
+    """What GGUF holds of a tokenizer whose special tokens tokenizer_config.json lists.
+
+    UnsupportedModelError for a class whose split pattern is unknown, unless ``pre`` says it.
+    """
+    name = pre or PATTERNS.get(settings.tokenizer_class)
+    if name is None:
+        raise UnsupportedModelError(
+            f"{path}: no file says how {shown(settings.tokenizer_class)} cuts text into words",
+            way=NAME_IT,
+        )
+    ranks = _read_ranks(path)
+    entries = {written(token): rank for token, rank in ranks.items()}
+    table = TokenTable(str(path))
+    for text, rank in entries.items():
+        table.put(rank, Token(text, TokenType.NORMAL))
+    added = added_tokens(settings, entries)
+    for token, entry in added.items():
+        is_special = entry.special or looks_special(entry.text)
+        kind = TokenType.CONTROL if is_special else TokenType.USER_DEFINED
+        table.put(token, Token(entry.text, kind))
+    tokens = table.finished(num_rows)
+    ids = special_ids(settings, {token.text: index for index, token in enumerate(tokens)}, {})
+    beside = [i for i, token in user_defined(tokens) if token.text not in entries]
+    return ConvertedVocabulary(
+        model="gpt2",
+        pre=checked_name(name),
+        tokens=[token.text for token in tokens],
+        types=[token.type for token in tokens],
+        merges=[f"{written(left)} {written(right)}" for left, right in merges(ranks)],
+        special_ids=ids,
+        settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=False)
+        | {"add_space_prefix": False},
+        added=rules_of(added, tokens, entries, found_in_text=beside),
+    )
 
 
 def _vocabulary(

@@ -19,6 +19,7 @@ from edgellama.convert.vocabulary.sentencepiece_vocabulary import sentencepiece_
 from edgellama.convert.vocabulary.split_pattern_names import is_byte_level
 from edgellama.convert.vocabulary.tekken_vocabulary import tekken_vocabulary
 from edgellama.convert.vocabulary.tiktoken_vocabulary import (
+    declared_vocabulary,
     is_tiktoken,
     qwen_vocabulary,
     tiktoken_vocabulary,
@@ -59,6 +60,8 @@ def read_vocabulary(
         raise ModelNotFoundError(
             f"{settings.folder}: no tokenizer; needed: {MODEL_FILE}, {FAST_FILE} or {TEKKEN_FILE}"
         )
+    if settings.settings.fields("added_tokens_decoder"):
+        return declared_vocabulary(path, settings, num_rows, pre)
     return tiktoken_vocabulary(path, num_rows, pre, scaled_positions=scaled_positions)
 
 

@@ -43,6 +43,22 @@ def golden() -> dict[str, Any]:
             ModelFileError,
             "layer_types is .*allowed: 2 times full_attention or sliding_attention",
         ),
+        ("chatglm", {"rmsnorm": None}, UnsupportedModelError, "the first ChatGLM has LayerNorm"),
+        ("chatglm", {"kv_channels": 6}, ModelFileError, "kv_channels is 6; allowed: a multiple"),
+        (
+            "chatglm",
+            {"_name_or_path": "THUDM/chatglm2-6b-32k"},
+            ModelFileError,
+            "rope_ratio is 50; allowed: 1 for a ChatGLM 2",
+        ),
+        (
+            "chatglm",
+            {"apply_residual_connection_post_layernorm": True},
+            ModelFileError,
+            "apply_residual_connection_post_layernorm is True; allowed: false",
+        ),
+        ("qwen", {"rotary_pct": 0.5}, ModelFileError, "rotary_pct is 0.5; allowed: 1"),
+        ("qwen", {"intermediate_size": 95}, ModelFileError, "size is 95; allowed: an even number"),
         ("cwm", {"layer_types": ["full_attention"]}, ModelFileError, "layer_types is .*: 5 times"),
         ("ministral", {"sliding_window": 0}, ModelFileError, "sliding_window is 0"),
         (

@@ -179,6 +179,40 @@ def test_the_first_qwen(tmp_path: Path) -> None:
     )
 
 
+def test_ranks_with_declared_tokens(tmp_path: Path) -> None:
+    """GLM-4's file is tiktoken's, and its tokenizer_config.json says what lies behind."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.tiktoken_model())
+    texts = ("<|endoftext|>", "[MASK]", "[gMASK]", "<sop>", "<|user|>")
+    decoder = {str(316 + i): {"content": text, "special": True} for i, text in enumerate(texts)}
+    config = {"tokenizer_class": "ChatGLM4Tokenizer", "eos_token": texts[0]}
+    write = tmp_path / "tokenizer_config.json"
+    tokenizers.write_json(write, config | {"added_tokens_decoder": decoder})
+    found = vocabulary(tmp_path, 324)
+    assert tuple(found.tokens[316:]) == (*texts, "[PAD321]", "[PAD322]", "[PAD323]")
+    assert found.special_ids == {"eos": 316}
+    assert (found.pre, found.settings["add_bos_token"]) == ("glm4", False)
+    other = config | {"tokenizer_class": "Elsewhere", "added_tokens_decoder": decoder}
+    tokenizers.write_json(write, other)
+    with pytest.raises(UnsupportedModelError, match=r"how 'Elsewhere' cuts text .*pre=NAME"):
+        vocabulary(tmp_path, 324)
+    assert vocabulary(tmp_path, 324, pre="qwen2").pre == "qwen2"
+
+
+def test_tokens_that_a_class_adds(tmp_path: Path) -> None:
+    """ChatGLM 3's lie behind the pieces, in an order of its own, whoever lists some of them."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    tokenizers.write_json(
+        tmp_path / "tokenizer_config.json",
+        {"tokenizer_class": "ChatGLMTokenizer", "additional_special_tokens": ["<|user|>"]},
+    )
+    found = vocabulary(tmp_path, NUM_PIECES + 10)
+    ids = {text: NUM_PIECES + index for index, text in enumerate(found.tokens[NUM_PIECES:])}
+    assert ids["[gMASK]"] == NUM_PIECES + 1
+    assert ids["sop"] == NUM_PIECES + 3
+    assert ids["<|user|>"] == NUM_PIECES + 6
+    assert ids["<|observation|>"] == NUM_PIECES + 8
+
+
 def test_real_sentencepiece() -> None:
     """A real model's pieces, scores and types are those that the library gives, and so its ids."""
     path = fetch(MISTRAL_V1)

@@ -129,6 +129,13 @@ def _in_groups(values: Any) -> tuple[Any, ...]:
     return tuple(part.reshape(-1, width) for part in parts)
 
 
+def _one_after_the_other(values: Any) -> tuple[Any, ...]:
+    """ChatGLM's split into all queries, all keys and all values."""
+    queries = SIZES["num_attention_heads"] * HEAD_SIZE
+    keys = queries + SIZES["num_key_value_heads"] * HEAD_SIZE
+    return values[:queries], values[queries:keys], values[keys:]
+
+
 def _unit_rows(weights: dict[str, Any]) -> dict[str, Any]:
     """Baichuan 2's NormHead."""
     head = weights["lm_head.weight"]
@@ -248,6 +255,39 @@ TWINS: Mapping[str, Twin] = {
         packed={"c_attn": _ATTENTION},
         cut=_thirds,
         architecture="QWenLMHeadModel",
+    ),
+    "ChatGLM": Twin(
+        "Glm",
+        settings={
+            "head_dim": HEAD_SIZE,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4 * RELATIVES["chatglm"][1]["rope_ratio"],
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        renamed={
+            "num_hidden_layers": "num_layers",
+            "num_key_value_heads": "multi_query_group_num",
+            "intermediate_size": "ffn_hidden_size",
+            "head_dim": "kv_channels",
+            "rms_norm_eps": "layernorm_epsilon",
+            "max_position_embeddings": "seq_length",
+            "vocab_size": "padded_vocab_size",
+        },
+        words={
+            "transformer.embedding.word_embeddings.": "model.embed_tokens.",
+            "transformer.encoder.layers.": "model.layers.",
+            "transformer.encoder.final_layernorm.": "model.norm.",
+            "transformer.output_layer.": "lm_head.",
+            ".self_attention.dense.": ".self_attn.o_proj.",
+            ".self_attention.": ".self_attn.",
+            ".mlp.dense_h_to_4h.": ".mlp.gate_up_proj.",
+            ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
+        },
+        packed={"query_key_value": _ATTENTION},
+        cut=_one_after_the_other,
+        architecture="ChatGLMModel",
     ),
     "BaiChuan": Twin(packed={"W_pack": _ATTENTION}, cut=_thirds),
     "Baichuan": Twin(packed={"W_pack": _ATTENTION}, cut=_thirds, finished=_unit_rows),

@@ -140,6 +140,17 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "chatglm": (
+        "ChatGLM",
+        {
+            "rope_ratio": 50,
+            "rmsnorm": True,
+            "post_layer_norm": True,
+            "multi_query_attention": True,
+            "original_rope": True,
+            "add_qkv_bias": True,
+        },
+    ),
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
 
