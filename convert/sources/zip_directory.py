@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgellama.quant.error_text import file_error, shown
 
@@ -21,12 +22,26 @@ _WAY_OUT = "members that are stored as they are; load the file with torch and sa
 _END = struct.Struct("<4s4H2IH")  # end of central directory
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR_64 = struct.Struct("<4sIQI")
-_ENTRY = struct.Struct("<4s6H3I5H2I")
-_LOCAL = struct.Struct("<4s5H3I2H")
+_ENTRY = struct.Struct("<8x2H8x2I3H8xI")  # of the central directory
+_ENTRY_MARK = b"PK\1\2"
+_LOCAL = struct.Struct("<26x2H")  # of a member: the bytes of its name and of its extra field
 _MAX_COMMENT_BYTES = 65535
 _ENCRYPTED = 1
 _UNKNOWN_32 = 0xFFFFFFFF  # the value is in the zip64 field
 _ZIP64_FIELD = 1
+
+
+class _Entry(NamedTuple):
+    """The fields of a member's entry in the directory that are used, in their order."""
+
+    flags: int
+    method: int
+    packed_size: int
+    size: int
+    name_bytes: int
+    extra_bytes: int
+    comment_bytes: int
+    header_start: int
 
 
 @dataclass(frozen=True)
@@ -82,22 +97,21 @@ def _entries(path: Path, directory: bytes, count: int) -> Iterator[tuple[str, in
     """Name, place of the local header and size of each member."""
     position = 0
     for index in range(count):
-        if position + _ENTRY.size > len(directory) or directory[position : position + 4] != (
-            b"PK\1\2"
-        ):
+        is_whole = position + _ENTRY.size <= len(directory)
+        if not is_whole or not directory.startswith(_ENTRY_MARK, position):
             raise file_error(path, f"zip member {index} of {count} is no entry", "whole files")
-        entry = _ENTRY.unpack_from(directory, position)
-        flags, method, packed, size = entry[3], entry[4], entry[8], entry[9]
-        name_bytes, extra_bytes, comment_bytes, local = *entry[10:13], entry[16]
+        entry = _Entry(*_ENTRY.unpack_from(directory, position))
         name_start = position + _ENTRY.size
-        extra_start = name_start + name_bytes
+        extra_start = name_start + entry.name_bytes
+        extra_end = extra_start + entry.extra_bytes
         name = directory[name_start:extra_start].decode("utf-8", "replace")
-        extra = directory[extra_start : extra_start + extra_bytes]
-        size, packed, local = _widen(extra, (size, packed, local))
-        if method or packed != size or flags & _ENCRYPTED:
+        size, packed_size, header_start = _widen(
+            directory[extra_start:extra_end], (entry.size, entry.packed_size, entry.header_start)
+        )
+        if entry.method or packed_size != size or entry.flags & _ENCRYPTED:
             raise file_error(path, f"zip member {shown(name)} is compressed", _WAY_OUT)
-        yield name, local, size
-        position = extra_start + extra_bytes + comment_bytes
+        yield name, header_start, size
+        position = extra_end + entry.comment_bytes
 
 
 def _widen(extra: bytes, values: tuple[int, int, int]) -> list[int]:
@@ -117,8 +131,8 @@ def _locate(path: Path, buffer: mmap.mmap, name: str, local: int, size: int) -> 
     what = f"zip member {shown(name)}"
     if local + _LOCAL.size > len(buffer) or buffer[local : local + 4] != b"PK\3\4":
         raise file_error(path, f"{what} is not at byte {local}", "whole files")
-    header = _LOCAL.unpack_from(buffer, local)
-    start = local + _LOCAL.size + header[9] + header[10]
+    name_bytes, extra_bytes = _LOCAL.unpack_from(buffer, local)
+    start: int = local + _LOCAL.size + name_bytes + extra_bytes
     if start + size > len(buffer):
         raise file_error(
             path, f"{what} has {size} bytes at {start}", f"the file ends by byte {len(buffer)}"

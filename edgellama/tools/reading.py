@@ -99,7 +99,7 @@ def _marked(
         position = inside
         if found:
             calls += found
-            behind = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+            behind = _end_of(_SPACE, text, end)
             position = behind + len(closing) if text.startswith(closing, behind) else end
     kept.append(text[position:])
     return Reading(tuple(calls), "".join(kept).strip() if calls else text)
@@ -148,7 +148,7 @@ def _objects(text: str, start: int, names: Names) -> tuple[list[ReadCall], int]:
     calls: list[ReadCall] = []
     end = start
     while True:
-        value, behind = _value(text, _SEPARATOR.match(text, end).end())  # type: ignore[union-attr]
+        value, behind = _value(text, _end_of(_SEPARATOR, text, end))
         items = value if isinstance(value, list) else [value]
         found = [_of_object(item, names) for item in items]
         known = [call for call in found if call is not None]
@@ -161,10 +161,16 @@ def _objects(text: str, start: int, names: Names) -> tuple[list[ReadCall], int]:
 def _value(text: str, start: int = 0) -> tuple[Any, int]:
     """The JSON value at a position, and where it ends; None if there is none."""
     try:
-        value, end = _DECODER.raw_decode(text, _SPACE.match(text, start).end())  # type: ignore[union-attr]
+        value, end = _DECODER.raw_decode(text, _end_of(_SPACE, text, start))
     except (ValueError, RecursionError):
         return None, start
     return (value, end) if is_shallow(value) else (None, start)
+
+
+def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """Where what matches a pattern at a position ends; the position itself if nothing does."""
+    found = pattern.match(text, start)
+    return start if found is None else found.end()
 
 
 def _finite(number: str) -> float:

@@ -6,7 +6,7 @@ A family counts only if a vocabulary has all of its marks, since some of them ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 MARKS = ("fim_pre", "fim_suf", "fim_mid")
@@ -70,3 +70,18 @@ def infill_ids(
         if all(mark in ids for mark in MARKS):
             return ids
     return {}
+
+
+def found_infill_ids(tokens: Iterable[bytes], declared: Mapping[str, int]) -> dict[str, int]:
+    """A vocabulary's ids by role: those that its file declares, else by well-known names.
+
+    Empty if it has none; without ``fim_mid`` if no token stands before the wanted text.
+    """
+    families = (*INFILL_NAMES, MISTRAL_NAMES)
+    texts = {text.encode(): text for family in families for text in family.values()}
+    by_text = {texts[token]: number for number, token in enumerate(tokens) if token in texts}
+    ids = {**infill_ids(by_text), **declared}
+    if all(mark in ids for mark in MARKS):
+        return ids
+    mistral = infill_ids(by_text, (MISTRAL_NAMES,))
+    return {role: token for role, token in mistral.items() if role != "fim_mid"}

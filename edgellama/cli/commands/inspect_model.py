@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import click
 
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.options import json_option
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from edgellama.quant.gguf.file import GGUFFile, MetadataValue, Tensor
@@ -47,14 +49,57 @@ def command(model: str | None, with_tensors: bool, as_json: bool) -> None:
     with GGUFFile(find_model(model)) as file:
         summary = summarize(file)
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
+        click.echo(json.dumps(asdict(summary), indent=2))
         return
     for line in report_lines(summary, with_tensors=with_tensors):
         click.echo(printable(line))
 
 
-def summarize(file: GGUFFile) -> dict[str, Any]:
-    """Everything that ``--json`` prints; long arrays as their length and first items."""
+@dataclass(frozen=True)
+class FormatUse:
+    """How much of a file is of one format."""
+
+    tensors: int
+    parameters: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class TensorLine:
+    """A tensor as its file lists it; ``shape`` is (rows, columns) or (elements,)."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """Everything that ``--json`` prints, under the same names; None is not known."""
+
+    name: str | None
+    architecture: str | None
+    type: str | None
+    context_tokens: int | None
+    positions: str | None
+    license: str | None
+    path: str
+    files: list[str]
+    file_bytes: int
+    version: int
+    alignment: int
+    parameters: int
+    bits_per_weight: float | None
+    formats: dict[str, FormatUse]
+    sampling: dict[str, float]
+    metadata: dict[str, Any]
+    tensors: list[TensorLine]
+    chat_template: str | None
+
+
+def summarize(file: GGUFFile) -> FileSummary:
+    """What a file contains; long arrays as their length and first items."""
     from edgellama.models.facts import ModelFacts
     from edgellama.quant.sampling_keys import recommended_sampling
 
@@ -63,101 +108,90 @@ def summarize(file: GGUFFile) -> dict[str, Any]:
     num_parameters = facts.num_parameters
     tensor_bytes = sum(tensor.num_bytes for tensor in tensors)
     template = file.metadata.get(TEMPLATE_KEY)
-    return {
-        "name": facts.title,
-        "architecture": facts.architecture,
-        "type": facts.type,
-        "context_tokens": facts.context_length,
-        "positions": facts.positions,
-        "license": facts.license,
-        "path": str(Path(file.path)),
-        "files": [str(path) for path in file.files],
-        "file_bytes": file.file_bytes,
-        "version": file.version,
-        "alignment": file.alignment,
-        "parameters": num_parameters,
-        "bits_per_weight": 8 * tensor_bytes / num_parameters if num_parameters else None,
-        "formats": _formats(tensors),
-        "sampling": recommended_sampling(file.metadata),
-        "metadata": {
+    return FileSummary(
+        name=facts.title,
+        architecture=facts.architecture,
+        type=facts.type,
+        context_tokens=facts.context_length,
+        positions=facts.positions,
+        license=facts.license,
+        path=str(Path(file.path)),
+        files=[str(path) for path in file.files],
+        file_bytes=file.file_bytes,
+        version=file.version,
+        alignment=file.alignment,
+        parameters=num_parameters,
+        bits_per_weight=8 * tensor_bytes / num_parameters if num_parameters else None,
+        formats=_formats(tensors),
+        sampling=dict(recommended_sampling(file.metadata)),
+        metadata={
             key: to_json(value) for key, value in file.metadata.items() if key != TEMPLATE_KEY
         },
-        "tensors": [
-            {
-                "name": tensor.name,
-                "shape": list(tensor.shape),
-                "format": tensor.format.name,
-                "num_bytes": tensor.num_bytes,
-            }
+        tensors=[
+            TensorLine(tensor.name, tuple(tensor.shape), tensor.format.name, tensor.num_bytes)
             for tensor in tensors
         ],
-        "chat_template": template if isinstance(template, str) else None,
-    }
+        chat_template=template if isinstance(template, str) else None,
+    )
 
 
-def report_lines(summary: dict[str, Any], *, with_tensors: bool) -> Iterator[str]:
-    """The text for people, line by line, from what ``summarize`` returns."""
+def report_lines(summary: FileSummary, *, with_tensors: bool) -> Iterator[str]:
+    """The text for people, line by line."""
     yield from _overview_lines(summary)
     yield ""
-    yield f"metadata ({len(summary['metadata'])} keys)"
-    width = max((len(key) for key in summary["metadata"]), default=0)
-    for key, value in summary["metadata"].items():
+    yield f"metadata ({len(summary.metadata)} keys)"
+    width = max(map(len, summary.metadata), default=0)
+    for key, value in summary.metadata.items():
         yield f"  {key:<{width}}  {_shortened(value)}"
     if with_tensors:
         yield ""
-        yield from _tensor_lines(summary)
-    if summary["chat_template"] is not None:
+        yield from _tensor_lines(summary.tensors)
+    if summary.chat_template is not None:
         yield ""
         yield "chat template"
-        yield from ("  " + line for line in summary["chat_template"].splitlines())
+        yield from ("  " + line for line in summary.chat_template.splitlines())
 
 
-def _tensor_lines(summary: dict[str, Any]) -> Iterator[str]:
-    yield f"tensors ({len(summary['tensors'])}; rows x columns)"
-    width = max((len(tensor["name"]) for tensor in summary["tensors"]), default=0)
-    for tensor in summary["tensors"]:
-        shape = " x ".join(str(size) for size in tensor["shape"])
+def _tensor_lines(tensors: list[TensorLine]) -> Iterator[str]:
+    yield f"tensors ({len(tensors)}; rows x columns)"
+    width = max((len(tensor.name) for tensor in tensors), default=0)
+    for tensor in tensors:
+        shape = " x ".join(str(size) for size in tensor.shape)
         yield (
-            f"  {tensor['name']:<{width}}  {tensor['format']:<8}"
-            f"{shape:<16}  {tensor['num_bytes']:>13,} bytes"
+            f"  {tensor.name:<{width}}  {tensor.format:<8}"
+            f"{shape:<16}  {tensor.num_bytes:>13,} bytes"
         )
 
 
-def _overview_lines(summary: dict[str, Any]) -> Iterator[str]:
+def _overview_lines(summary: FileSummary) -> Iterator[str]:
     for title, value in _overview(summary).items():
         if value is not None:
             yield f"{title:<15} {value}"
 
 
-def _overview(summary: dict[str, Any]) -> dict[str, str | None]:
-    bits, context_tokens = summary["bits_per_weight"], summary["context_tokens"]
-    num_parts = len(summary["files"])
-    sampling = (f"{option} {value}" for option, value in summary["sampling"].items())
-    formats = (f"{name} ({use['tensors']})" for name, use in summary["formats"].items())
-    template = summary["chat_template"]
+def _overview(summary: FileSummary) -> dict[str, str | None]:
+    bits, context_tokens = summary.bits_per_weight, summary.context_tokens
+    num_parts = len(summary.files)
+    sampling = (f"{option} {value}" for option, value in summary.sampling.items())
+    formats = (f"{name} ({use.tensors})" for name, use in summary.formats.items())
     return {
-        "name": summary["name"],
-        "file": summary["path"],
+        "name": summary.name,
+        "file": summary.path,
         "parts": str(num_parts) if num_parts > 1 else None,
-        "size": f"{summary['file_bytes']:,} bytes",
-        "architecture": summary["architecture"],
-        "parameters": f"{summary['parameters']:,}",
-        "type": summary["type"],
+        "size": f"{summary.file_bytes:,} bytes",
+        "architecture": summary.architecture,
+        "parameters": f"{summary.parameters:,}",
+        "type": summary.type,
         "bits per weight": None if bits is None else f"{bits:.3f}",
         "formats": ", ".join(formats),
-        "tensors": f"{len(summary['tensors'])} (all of them: --tensors)",
+        "tensors": f"{len(summary.tensors)} (all of them: --tensors)",
         "context": None if context_tokens is None else f"{context_tokens:,} tokens",
-        "positions": summary["positions"],
+        "positions": summary.positions,
         "sampling": ", ".join(sampling) or None,
-        "chat template": "none" if template is None else "there, see below",
-        "license": summary["license"],
-        "GGUF version": str(summary["version"]),
+        "chat template": "none" if summary.chat_template is None else "there, see below",
+        "license": summary.license,
+        "GGUF version": str(summary.version),
     }
-
-
-def num_elements(tensor: Tensor) -> int:
-    """Weights in one tensor."""
-    return math.prod(tensor.shape)
 
 
 def to_json(value: MetadataValue) -> Any:
@@ -175,16 +209,20 @@ def _item(value: Any) -> Any:
     return to_json(value.item() if hasattr(value, "item") else value)
 
 
-def _formats(tensors: list[Tensor]) -> dict[str, dict[str, int]]:
-    formats: dict[str, dict[str, int]] = {}
+def _formats(tensors: list[Tensor]) -> dict[str, FormatUse]:
+    """The formats of a file, those that take most bytes first."""
+    of_format: dict[str, list[Tensor]] = {}
     for tensor in tensors:
-        use = formats.setdefault(
-            tensor.format.name, {"tensors": 0, "parameters": 0, "num_bytes": 0}
+        of_format.setdefault(tensor.format.name, []).append(tensor)
+    uses = {
+        name: FormatUse(
+            tensors=len(found),
+            parameters=sum(math.prod(tensor.shape) for tensor in found),
+            num_bytes=sum(tensor.num_bytes for tensor in found),
         )
-        use["tensors"] += 1
-        use["parameters"] += num_elements(tensor)
-        use["num_bytes"] += tensor.num_bytes
-    return dict(sorted(formats.items(), key=lambda entry: -entry[1]["num_bytes"]))
+        for name, found in of_format.items()
+    }
+    return dict(sorted(uses.items(), key=lambda entry: -entry[1].num_bytes))
 
 
 def _shortened(value: Any) -> str:

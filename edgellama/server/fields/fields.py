@@ -6,6 +6,7 @@ text are ignored, and those are listed here.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -198,8 +199,9 @@ def convert(value: object, kind: type[Fields]) -> Fields:
 
 def as_number(value: object) -> object:
     """3.0 as 3: some languages have no other numbers."""
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < MAX_WHOLE
-    return int(value) if is_whole else value  # type: ignore[call-overload]
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_WHOLE:
+        return int(value)
+    return value
 
 
 def option_value(name: str, value: object) -> object:
@@ -213,10 +215,10 @@ def option_value(name: str, value: object) -> object:
     if name == "samplers":
         return _samplers(value)
     value = as_number(value)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # NaN is no number of any range.
-    ours = _IN_OUR_RANGE.get(name) if is_number and value == value else None
-    return value if ours is None else ours(value)  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return value
+    in_our_range = _IN_OUR_RANGE.get(name)
+    return value if in_our_range is None else in_our_range(value)
 
 
 def without_empty(value: object) -> object:

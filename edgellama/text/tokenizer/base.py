@@ -19,12 +19,7 @@ from edgellama.quant.errors import TokenizerError
 from edgellama.quant.given_arrays import given_array
 from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
-from edgellama.quant.vocabulary.infill_names import (
-    INFILL_NAMES,
-    MARKS,
-    MISTRAL_NAMES,
-    infill_ids,
-)
+from edgellama.quant.vocabulary.infill_names import found_infill_ids
 from edgellama.quant.vocabulary.special_tokens import SpecialTokens
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
 from edgellama.text.surrogates import replace_surrogates, well_formed
@@ -204,15 +199,7 @@ class Tokenizer(ProcessBound, ABC):
         Empty for a model without them; without ``fim_mid`` if no token stands before the wanted
         text.
         """
-        families = (*INFILL_NAMES, MISTRAL_NAMES)
-        texts = {text.encode(): text for family in families for text in family.values()}
-        pairs = enumerate(self._vocabulary.tokens)
-        by_text = {texts[token]: index for index, token in pairs if token in texts}
-        ids = {**infill_ids(by_text), **self.special.infill_ids}
-        if all(mark in ids for mark in MARKS):
-            return ids
-        mistral = infill_ids(by_text, (MISTRAL_NAMES,))
-        return {role: token for role, token in mistral.items() if role != "fim_mid"}
+        return found_infill_ids(self._vocabulary.tokens, self.special.infill_ids)
 
     def control_texts(self) -> list[str]:
         """The texts of tokens that only a template or ``parse_special`` may produce."""
