@@ -41,7 +41,10 @@ _OPTION = re.compile(r"([a-z]\w*) is ")
 
 
 class RequestError(EdgellamaError):
-    """What a client is told. ``param`` is the field that it is about, ``code`` a word for it."""
+    """What a client is told. ``param`` is the field that it is about, ``code`` a word for it.
+
+    ``details`` is what Anthropic's clients read beside the text, to go on without what is refused.
+    """
 
     def __init__(
         self,
@@ -51,12 +54,14 @@ class RequestError(EdgellamaError):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
+        details: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         super().__init__(message)
         self.status = status
         self.param = param
         self.code = code
         self.headers = dict(headers)
+        self.details = dict(details)
 
 
 def refused(param: str | None, message: str) -> RequestError:
@@ -143,7 +148,8 @@ def anthropic_error(error: RequestError) -> dict[str, Any]:
     """Anthropic's shape."""
     is_ours = error.status >= 500
     kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if is_ours else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": error.what}}
+    told = {"type": kind, "message": error.what}
+    return {"type": "error", "error": {**told, "details": error.details} if error.details else told}
 
 
 ErrorShape: TypeAlias = Callable[[RequestError], "dict[str, Any]"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -78,3 +78,29 @@ def test_tools(client: Any) -> None:
     said.append({"role": "user", "content": [result]})
     options |= {"messages": said, "tool_choice": {"type": "none"}, "max_tokens": 10}
     assert client.messages.create(**options).content
+
+
+def test_tool_runner(client: Any) -> None:
+    """The runner asks for a thread, is refused, and runs the function over whole messages."""
+    called: list[str] = []
+
+    @anthropic.beta_tool
+    def weather(city: Literal["Rome", "Oslo"]) -> str:
+        """Tell the weather.
+
+        Args:
+            city: Where it is.
+        """
+        called.append(city)
+        return "Sun."
+
+    runner = client.beta.messages.tool_runner(
+        model="smollm2",
+        messages=ASKED,
+        max_tokens=60,
+        tools=[weather],
+        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        max_iterations=2,
+        extra_body={"temperature": 0},
+    )
+    assert [message.role for message in runner] == ["assistant"] * 2 and called

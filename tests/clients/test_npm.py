@@ -61,10 +61,19 @@ const asked = { model: "smollm2", max_tokens: 12, temperature: 0,
   const whole = (await client.messages.create(asked)).content[0].text;
   const text = await client.messages.stream(asked).finalText();
   const counted = await client.messages.countTokens({ model: "smollm2", messages: asked.messages });
+  const { betaTool } = require("@anthropic-ai/sdk/helpers/beta/json-schema");
+  const properties = { city: { enum: ["Rome", "Oslo"] } };
+  const inputSchema = { type: "object", properties, required: ["city"] };
+  let city = "";
+  const run = (input) => { city = input.city; return "Sun."; };
+  const tools = [betaTool({ name: "weather", description: "Tell it.", inputSchema, run })];
+  const tool_choice = { type: "any", disable_parallel_tool_use: true };
+  await client.beta.messages.toolRunner(
+    { ...asked, max_tokens: 60, tools, tool_choice, max_iterations: 2 });
   let status = 0;
   try { await client.messages.create({ ...asked, model: "none" }); }
   catch (error) { status = error.status; }
-  console.log(JSON.stringify({ whole, text, counted: counted.input_tokens, status }));
+  console.log(JSON.stringify({ whole, text, counted: counted.input_tokens, city, status }));
 })();
 """
 AI_SDK = """
@@ -125,10 +134,11 @@ def test_package(served: Served, package: str, script: str) -> None:
 
 
 def test_anthropic_package(served: Served) -> None:
-    """Messages whole and streamed, counts, and a model that is not there."""
+    """Messages whole and streamed, counts, the tool runner, and a model that is not there."""
     told = told_by(served, ANTHROPIC, "@anthropic-ai/sdk")
     assert told["whole"] == told["text"] != ""
     assert told["counted"] > 0 and told["status"] == 404
+    assert told["city"] in ("Rome", "Oslo")
 
 
 @pytest.mark.parametrize(

@@ -161,3 +161,12 @@ def test_shared_paths_have_the_shape_of_who_asks(client: httpx.Client) -> None:
     told = client.get("/v1/models/none", headers=headers).json()
     assert told["type"] == "error" and told["error"]["type"] == "not_found_error"
     assert client.get("/v1/models/none").json()["error"]["code"] == "model_not_found"
+
+
+def test_a_thread_is_refused_so_that_clients_go_on_without_it(client: httpx.Client) -> None:
+    """Tool runners of Anthropic's packages ask for a thread first, and look for this code."""
+    answer = client.post(PATH, json=ask(thread={"type": "create"}))
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["type"] == "invalid_request_error"
+    assert error["details"] == {"error_code": "thread_unsupported_request"}
+    assert "details" not in client.post(PATH, json=ask(messages=[])).json()["error"]

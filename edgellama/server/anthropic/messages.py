@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,6 +49,8 @@ WITHOUT_INFLUENCE = frozenset(
 """Fields about the caller, prices and a cache that is always on here."""
 DISABLED = "disabled"
 THINKING: Mapping[str, ReasoningWish] = {DISABLED: False, "enabled": True, "adaptive": "auto"}
+NO_THREADS = MappingProxyType({"error_code": "thread_unsupported_request"})
+"""By which clients know that they have to send the whole conversation each time."""
 OF_THOUGHTS = "clear_thinking"
 """How edits of the context are called that take earlier thoughts away, as templates do anyway."""
 STOP_REASONS = {
@@ -85,6 +88,7 @@ class MessagesRequest:
 
     def __init__(self, body: Mapping[str, Any], limits: Limits, preset: Preset) -> None:
         """RequestError for what cannot be obeyed."""
+        refuse_thread(body)
         fields, options = take_fields(body, MessageFields, ignored=WITHOUT_INFLUENCE)
         options = preset_options(preset, options)
         if fields.max_tokens is None:
@@ -108,6 +112,15 @@ class MessagesRequest:
         """What is to be made."""
         start = open_chat(self.messages, self.options, template=self.template, prompt=self.prompt)
         return Wish(self.fields.model, start, is_stream=self.fields.stream)
+
+
+def refuse_thread(body: Mapping[str, Any]) -> None:
+    """RequestError for a conversation that the server would have to keep for later requests."""
+    if body.get("thread") is not None:
+        text = "thread is not supported here; send the whole conversation without it"
+        raise RequestError(
+            400, text, param="thread", code="unsupported_parameter", details=NO_THREADS
+        )
 
 
 def prompt_options(fields: CountFields) -> dict[str, Any]:
