@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-import edgellama
+import edgellama.convert  # For annotations; pyright finds nothing in a package not imported so.
 from edgellama.quant.typing_backports import Unpack
 
 TYPE_CHECKING = False  # Which type checkers take for true, as in ``edgellama``.

@@ -32,6 +32,14 @@ def command_line(*words: object) -> str:
     return shlex.join(["edgellama", *map(str, words)])
 
 
+def install_command(*packages: str) -> str:
+    """A command that installs packages where this Python looks for them, in any environment."""
+    import shlex
+    import sys
+
+    return shlex.join([sys.executable or "python", "-m", "pip", "install", *packages])
+
+
 def in_terminal(arguments: object) -> object:
     """Arguments of a log record, with what a terminal's user can do."""
     if isinstance(arguments, Sequence) and not isinstance(arguments, str):

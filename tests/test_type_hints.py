@@ -1,5 +1,6 @@
 """``typing.get_type_hints`` of every public name, which frameworks call that read signatures."""
 
+import ast
 import inspect
 import typing
 from collections.abc import Callable, Iterator
@@ -69,3 +70,18 @@ def test_types_that_are_imported_late_are_the_real_ones() -> None:
     assert hints["return"] is edgellama.Batch
     options = typing.get_type_hints(edgellama.Llama.embed, include_extras=True)["options"]
     assert typing.get_args(options) == (edgellama.EmbedOptions,)
+
+
+def test_packages_that_annotations_name_are_imported_by_their_whole_name() -> None:
+    """pyright, and so editors, see no type behind ``edgellama.convert.NAME`` otherwise."""
+    for function in (edgellama.convert.convert, edgellama.convert.plan):
+        source = ast.parse(inspect.getsource(inspect.getmodule(function)))  # type: ignore[arg-type]
+        named = {
+            ast.unparse(node.value)
+            for node in ast.walk(source)
+            if isinstance(node, ast.Attribute)
+            and node.attr[0].isupper()
+            and ast.unparse(node).startswith("edgellama.")
+        }
+        imports = [node for node in ast.walk(source) if isinstance(node, ast.Import)]
+        assert named <= {alias.name for node in imports for alias in node.names}

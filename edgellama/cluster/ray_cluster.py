@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import Any
 
 from edgellama.quant.errors import EdgellamaError
-from edgellama.quant.ways import Way
+from edgellama.quant.ways import Way, install_command
 
-INSTALL = 'pip install "edgellama[ray]"'
+EXTRA = "edgellama[ray]"
 TOKEN_WAY = "set RAY_AUTH_MODE=token where it wants Ray's token"
 REACH_S = 5.0
 """How long Ray's head, or a stage's line, may take to be reached."""
@@ -59,4 +59,5 @@ def import_ray(part: str | None = None) -> Any:
         return ray if part is None else import_module(f"ray.{part}")
     except ImportError:
         what = "Ray" if part is None else f"Ray {part.title()}"
-        raise EdgellamaError(f"{what} is needed, which is not installed: {INSTALL}") from None
+        way = install_command(EXTRA)
+        raise EdgellamaError(f"{what} is needed, which is not installed; run: {way}") from None

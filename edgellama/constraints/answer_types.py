@@ -13,11 +13,10 @@ from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
 
-from edgellama.constraints.guidance import INSTALL
+from edgellama.constraints.guidance import install_way
 from edgellama.constraints.schema_places import subschemas
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ConstraintError
-from edgellama.quant.ways import Way
 
 
 class TypedSchema(NamedTuple):
@@ -78,7 +77,7 @@ def schema_of_type(kind: Any) -> TypedSchema:
         raise ConstraintError(
             f"the schema is the class {_name(kind)}, which {' or '.join(missing)} describes; none "
             "is installed",
-            way=Way(INSTALL, INSTALL),
+            way=install_way(),
         )
     causes = "; ".join(_FURTHER.split(" ".join(reason.split()), 1)[0][:200] for reason in reasons)
     raise ConstraintError(

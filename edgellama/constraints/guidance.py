@@ -10,18 +10,17 @@ import re
 from typing import Any
 
 from edgellama.quant.errors import EdgellamaError
-from edgellama.quant.ways import Way
+from edgellama.quant.ways import Way, install_command
 
-INSTALL = 'pip install "edgellama[grammar]"'
-
-
+EXTRA = "edgellama[grammar]"
+"""The extra with all packages of answers in a form."""
 OLDEST = (1, 9)
 """What this package was written for and is tested with."""
 
 
 def llguidance() -> Any:
     """The module; EdgellamaError if it is not installed, or too old."""
-    way = Way(f"install it: {INSTALL}", f"install it: {INSTALL}")
+    way = install_way()
     try:
         import llguidance as module
     except ImportError as error:
@@ -34,6 +33,12 @@ def llguidance() -> Any:
         needed = ".".join(map(str, OLDEST))
         raise EdgellamaError(f"llguidance {version} is installed; allowed: from {needed}", way=way)
     return module
+
+
+def install_way() -> Way:
+    """How to come by what is missing."""
+    text = f"install it: {install_command(EXTRA)}"
+    return Way(text, text)
 
 
 def plain_message(message: str) -> str:

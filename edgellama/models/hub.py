@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import importlib
 import re
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from edgellama.models.names import choose_files, models_meant
 from edgellama.models.progress import check_disk_space, check_wanted, watch_growth
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import DownloadError
-from edgellama.quant.ways import Way, command_line
+from edgellama.quant.ways import Way, command_line, install_command
 
 if TYPE_CHECKING:
     from edgellama.models.progress import Cancelled, Progress
@@ -153,7 +151,7 @@ def _import_hub(reference: HubReference) -> Any:
     except ImportError as error:
         raise DownloadError(
             f"{reference} is on the Hugging Face hub, which needs one more package; run: "
-            f"{shlex.quote(sys.executable)} -m pip install huggingface_hub"
+            + install_command("huggingface_hub")
         ) from error
 
 

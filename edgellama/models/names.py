@@ -21,7 +21,7 @@ from edgellama.models.well_known import (
     HubReference,
     find_hub_model,
     known_names,
-    meant_repository,
+    meant_name,
     parse_hub_reference,
     refuse_address,
     short_name,
@@ -89,7 +89,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     if is_plainly_a_path(text):
         raise _no_such_file(path)
     known = list(dict.fromkeys([*pulled, *known_names()]))
-    meant = meant_repository(text) or nearest(name, known, NEARLY_THE_SAME)
+    meant = meant_name(text, known)
     allowed = f"the path of a .gguf file, hf:OWNER/REPO[:FILE], or one of: {', '.join(known)}"
     advice = f"allowed: {allowed}" if meant is None else f"did you mean {meant}?"
     raise ModelNotFoundError(f"no file and no model called {text!r}; {advice}")

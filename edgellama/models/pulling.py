@@ -22,7 +22,7 @@ from edgellama.models.well_known import (
     NamedModel,
     find_hub_model,
     known_names,
-    meant_repository,
+    meant_name,
     parse_hub_reference,
     refuse_address,
 )
@@ -71,7 +71,7 @@ def pull(
     if reference is not None:
         return _pull_from_hub(reference, progress, force, cancelled)
     refuse_address(name)
-    if (meant := meant_repository(name)) is not None:
+    if (meant := meant_name(name, known_names())) is not None:
         raise InvalidOptionError(f"cannot pull {name!r}; did you mean {meant}?")
     known = ", ".join(known_names())
     raise InvalidOptionError(f"cannot pull {name!r}; give hf:OWNER/REPO[:FILE] or one of: {known}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from edgellama.quant.error_text import NEARLY_THE_SAME, nearest
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
@@ -181,6 +182,24 @@ def meant_repository(text: str) -> str | None:
     return None
 
 
+def meant_name(text: str, known: Iterable[str]) -> str | None:
+    """The name, or the names, that may be meant by a text that names no model; None for none.
+
+    ``known`` are the names that a slip is looked for among.
+
+    >>> meant_name("llama3.2", []), meant_name("smolm2", ["smollm2"]), meant_name("gpt-5", [])
+    ('llama3.2:1b or llama3.2:3b', 'smollm2', None)
+    """
+    if (repository := meant_repository(text)) is not None:
+        return repository
+    sizes = _names_of_family(re.split("[:-]", text.lower())[0])
+    return " or ".join(sizes) or nearest(text, known, NEARLY_THE_SAME)
+
+
 def _only_of_family(family: str) -> HubModel | None:
-    models = [model for name, model in HUB_MODELS.items() if name.partition(":")[0] == family]
-    return models[0] if len(models) == 1 else None
+    names = _names_of_family(family)
+    return HUB_MODELS[names[0]] if len(names) == 1 else None
+
+
+def _names_of_family(family: str) -> list[str]:
+    return [name for name in HUB_MODELS if name.partition(":")[0] == family]

@@ -5,11 +5,10 @@ Anthropic and llama.cpp have a room each, and so has the chat page (``browser``)
 in ``judging``, ``fields``, ``answers``, ``models``, ``stores`` and ``connections``.
 """
 
-import shlex
-import sys
 from importlib.util import find_spec
 
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.ways import install_command
 
 _NEEDED = ("starlette", "uvicorn", "msgspec")
 
@@ -19,6 +18,5 @@ def require_extra() -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise EdgellamaError(
-            f"the server needs {' and '.join(missing)}; run: {shlex.quote(sys.executable)} -m pip "
-            f"install {' '.join(missing)}"
+            f"the server needs {' and '.join(missing)}; run: {install_command(*missing)}"
         )

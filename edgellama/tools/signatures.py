@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_type_hints
 
-from edgellama.constraints.guidance import INSTALL
+from edgellama.constraints.guidance import install_way
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.quant.ways import Way
 from edgellama.tools.type_schemas import TypeSchemas
 
 _POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
@@ -109,7 +108,7 @@ def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     except ImportError as error:
         raise EdgellamaError(
             f"docstrings are read by the package docstring_parser ({error})",
-            way=Way(f"install it: {INSTALL}", f"install it: {INSTALL}"),
+            way=install_way(),
         ) from None
     try:
         found = parse(text)

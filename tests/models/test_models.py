@@ -28,6 +28,24 @@ def test_pull_refuses_unknown_names() -> None:
         pull("gpt-5")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("llama3.2", r"llama3\.2:1b or llama3\.2:3b\?"),
+        ("Llama3.2:8b", r"llama3\.2:1b or llama3\.2:3b\?"),
+        ("mistral:8b-q8_0", r"mistral:7b\?"),
+        ("smolm2", r"smollm2\?"),
+        ("me/mine", r"hf:me/mine\?"),
+    ],
+)
+def test_a_name_that_is_nearly_right_gets_a_suggestion(name: str, meant: str) -> None:
+    """A family without a size, a size that there is not, a slip: the same for pull and for use."""
+    with pytest.raises(InvalidOptionError, match=f"did you mean {meant}"):
+        pull(name)
+    with pytest.raises(ModelNotFoundError, match=f"did you mean {meant}"):
+        names.resolve(name)
+
+
 def test_resolve_takes_paths_folders_and_names(cache: Path, tmp_path: Path) -> None:
     """A file, a folder with one model, a short name and a pulled file's stem all resolve."""
     file = touch(tmp_path / "here" / "my.gguf")

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from edgellama.cli.options.options import json_option
+from edgellama.quant.ways import install_command
 
 PACKAGES = (
     "numpy",
@@ -30,8 +31,8 @@ PACKAGES = (
     "platformdirs",
 )
 OPTIONAL_PACKAGES = {
-    "huggingface_hub": "pull hf:... (pip install 'edgellama[hub]')",
-    "matplotlib": "--plot (pip install 'edgellama[plot]')",
+    "huggingface_hub": "pull hf:...",
+    "matplotlib": "--plot",
 }
 
 
@@ -179,9 +180,10 @@ def _packages(problems: list[str]) -> Rows:
         found = _version(name)
         yield name, found or "missing"
         if found is None:
-            problems.append(f"{name}: run: {sys.executable} -m pip install {name}")
+            problems.append(f"{name}: run: {install_command(name)}")
     for name, purpose in OPTIONAL_PACKAGES.items():
-        yield name, _version(name) or f"not installed; optional, for {purpose}"
+        missing = f"not installed; optional, for {purpose}; run: {install_command(name)}"
+        yield name, _version(name) or missing
     if importlib.util.find_spec("pip") is None:
         yield "pip", "not installed; needed to pull smollm2 (python -m ensurepip)"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.ways import install_command
 
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#3b6ea5", "#e08e45", "#5fa55a", "#9c6bb3", "#8c8c8c", "#c44e52", "#64b5cd", "#ccb974")
@@ -25,7 +26,7 @@ def check_plot(path: str | None) -> None:
             f"a plot in {path}; allowed: files ending in {', '.join(SUFFIXES)}"
         )
     if find_spec("matplotlib") is None:
-        raise InvalidOptionError("--plot needs matplotlib; run: pip install 'edgellama[plot]'")
+        raise InvalidOptionError(f"--plot needs matplotlib; run: {install_command('matplotlib')}")
 
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:

@@ -11,10 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.models import names, pulling
-from edgellama.models.well_known import HUB_PREFIX, known_names, parse_hub_reference
-from edgellama.quant.error_text import shown
+from edgellama.models.well_known import (
+    HUB_PREFIX,
+    known_names,
+    meant_name,
+    parse_hub_reference,
+)
+from edgellama.quant.error_text import did_you_mean, shown
 from edgellama.server.answers.routing import read_request, state_of
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import refused
 from edgellama.server.fields.fields import take_own_fields
 from edgellama.server.models.catalogue import LATEST
 from edgellama.server.models.jobs import Job
@@ -56,11 +61,12 @@ def reference(text: str) -> str:
         if name.startswith(address):
             name = "hf:" + name.removeprefix(address)
     if len(name) > 300 or not names.can_pull(name):
-        raise RequestError(
-            400,
-            f"cannot pull {shown(text)}; allowed: hf:OWNER/REPO[:FILE], or one of: "
-            + ", ".join(known_names()),
-            param="model",
+        known = known_names()
+        meant = meant_name(name, known)
+        raise refused(
+            "model",
+            f"cannot pull {shown(text)}; {did_you_mean(meant)}allowed: hf:OWNER/REPO[:FILE], "
+            f"or one of: {', '.join(known)}",
         )
     if name.startswith(HUB_PREFIX):
         parse_hub_reference(name)
