@@ -1,7 +1,8 @@
-"""The text model inside a model with vision, as a Llama of its own.
+"""The text model inside a model with vision or hearing, as a Llama of its own.
 
-Its configuration lies in ``text_config``, and its tensors have names of their own. The vision part
-is left out; Llama 3.2 Vision's cross-attention layers do nothing in a chat without images.
+Its configuration lies inside the whole model's, and its tensors have names of their own. The parts
+for images and sounds are left out; Llama 3.2 Vision's cross-attention layers do nothing in a chat
+without images.
 """
 
 from __future__ import annotations
@@ -18,25 +19,33 @@ from edgellama.convert.sources.hugging_face_checkpoint import CONFIG_FILE
 from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
 from edgellama.quant.errors import ModelFileError
 
+_USUAL_PLACE = "text_config"
 COMPOSITES = (
-    *("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"),
-    *("VipLlavaForConditionalGeneration", "Mistral3ForConditionalGeneration"),
-    *("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
-    *("LlavaOnevisionForConditionalGeneration", "InternVLForConditionalGeneration"),
-    *("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
-    *("GotOcr2ForConditionalGeneration", "MllamaForConditionalGeneration"),
+    *("AudioFlamingo3", "DeepseekVL", "DeepseekVLHybrid", "FastVlm", "GlmAsr", "GotOcr2"),
+    *("GraniteSpeech", "Idefics2", "Idefics3", "InternVL", "Janus", "Llava", "LlavaNext"),
+    *("LlavaNextVideo", "LlavaOnevision", "Mistral3", "Mllama", "MusicFlamingo", "Ovis2"),
+    *("PerceptionLM", "Qwen2Audio", "Qwen2VL", "Qwen2_5_VL", "SmolVLM", "VideoLlama3"),
+    *("VideoLlava", "VipLlava", "Voxtral"),
 )
-"""With ``text_config``."""
+"""With ``text_config``, without the end of their names, ``ForConditionalGeneration``."""
+INNER: Mapping[str, str] = MappingProxyType(
+    {f"{name}ForConditionalGeneration": _USUAL_PLACE for name in COMPOSITES}
+    | {"InternVLChatModel": "llm_config", "MultiModalityCausalLM": "language_config"}
+)
+"""Where the text model's configuration lies, by architecture."""
 FLAT = MappingProxyType(
     {
         "LlavaLlamaForCausalLM": "LlamaForCausalLM",
         "LlavaMistralForCausalLM": "MistralForCausalLM",
+        "LlavaQwenForCausalLM": "Qwen2ForCausalLM",
+        "LlavaQwen2ForCausalLM": "Qwen2ForCausalLM",
+        "Phi3VForCausalLM": "Phi3ForCausalLM",
         "Qwen2VLForConditionalGeneration": "Qwen2ForCausalLM",
         "Qwen2_5_VLForConditionalGeneration": "Qwen2ForCausalLM",
     }
 )
-"""Without ``text_config``, as in LLaVA's own format: a text model's configuration and tensors, and
-others beside them.
+"""Without a configuration inside, as in LLaVA's own format: a text model's configuration and
+tensors, and others beside them.
 """
 CROSS_LAYERS, TIED = "cross_attention_layers", "tie_word_embeddings"
 _LLAMA = MappingProxyType(
@@ -44,6 +53,11 @@ _LLAMA = MappingProxyType(
     | {"num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 2048}
 )
 _LARGER = MappingProxyType({**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8})
+_QWEN2 = MappingProxyType({**_LLAMA, "intermediate_size": 22016, "vocab_size": 151936})
+_PHI3 = MappingProxyType(
+    {**_LLAMA, "hidden_size": 3072, "intermediate_size": 8192, "vocab_size": 32064}
+    | {"max_position_embeddings": 4096}
+)
 _QWEN2_VL = MappingProxyType({"rms_norm_eps": 1e-5, "rope_theta": 1e6, "num_key_value_heads": 8})
 # The kinds of text models, as whose architecture, and what transformers takes for granted where
 # text_config does not say it.
@@ -55,9 +69,9 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
             {**_LARGER, "max_position_embeddings": 131072, "sliding_window": 4096},
         ),
         "ministral3": ("Ministral3ForCausalLM", {}),
-        "granite": ("GraniteForCausalLM", {}),
-        "phi3": ("Phi3ForCausalLM", {}),
-        "qwen2": ("Qwen2ForCausalLM", {}),
+        "granite": ("GraniteForCausalLM", _LLAMA),
+        "phi3": ("Phi3ForCausalLM", _PHI3),
+        "qwen2": ("Qwen2ForCausalLM", {**_QWEN2, "max_position_embeddings": 32768}),
         "qwen2_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
         "qwen2_5_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
         "mllama_text_model": (
@@ -68,11 +82,12 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
         ),
     }
 )
-_OF_THE_WHOLE = ("architectures", "model_type", "text_config", "vision_config")
+_OF_THE_WHOLE = ("architectures", "model_type", "vision_config", *set(INNER.values()))
 _TEXT = re.compile(r"(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(.+)")
 _VISION = re.compile(
-    r"(?:model\.)?(?:vision_tower|vision_model|vision_resampler|multi_modal_projector|mm_projector"
-    r"|connector|image_newline|visual)(?:\..+)?"
+    r"(?:model\.)?(?:(?:vision|audio|image|video)_tower|vision_(?:model|resampler|embed_tokens)"
+    r"|high_res_vision_\w+|visual(?:_embeddings_table)?|vqmodel|image_newline|encoder|connector"
+    r"|(?:multi_modal_|mm_)?projector|aligner|mlp1|gen(?:eration)?_\w+)(?:\..+)?"
 )
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.(.+)")
 _Value = TypeVar("_Value")
@@ -94,7 +109,7 @@ class _Layers:
 
 
 def text_part(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint of the text model alone; the checkpoint itself if it is no model with vision.
+    """The checkpoint of the text model alone; the checkpoint itself if it has no other part.
 
     ModelFileError for a configuration that contradicts itself.
     """
@@ -102,19 +117,20 @@ def text_part(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.kind != "hugging_face":
         return checkpoint
     architecture = next((a for a in config.items("architectures") if isinstance(a, str)), "")
-    if architecture not in COMPOSITES or not config.fields("text_config"):
+    place = INNER.get(architecture, "")
+    if not config.fields(place):
         if architecture not in FLAT:
             return checkpoint
         plain = {**config.values, "architectures": [FLAT[architecture]]}
         return _without_vision(checkpoint, _with_plain_positions(plain), _Layers(), {})
-    text = config.fields("text_config")
+    text = config.fields(place)
     kind, defaults = _KINDS.get(text.text("model_type"), (None, {}))
     whole = {name: value for name, value in config.values.items() if name not in _OF_THE_WHOLE}
     merged = whole | dict(defaults) | dict(text.values)
-    merged["architectures"] = [kind] if kind else None
-    if config.has(TIED):
+    merged["architectures"] = [kind] if kind else text.values.get("architectures")
+    if config.has(TIED) and not (place != _USUAL_PLACE and text.has(TIED)):
         merged[TIED] = config.values[TIED]
-    layers = _own_layers(Fields(merged, config.source, "text_config."))
+    layers = _own_layers(Fields(merged, config.source, f"{place}."))
     if layers.kept is not None:
         merged["num_hidden_layers"] = len(layers.kept)
     # Llama 3.2 Vision's table has rows for an image's token behind those of the output.
@@ -161,8 +177,8 @@ def _without_vision(
             tensors[name] = PickedRows(tensor.name, tensor, [range(count)])
     left_out = len(checkpoint.tensors) - len(tensors)
     note = (
-        f"the model sees images: its {left_out} tensors for that are left out, and the file is for "
-        "texts alone"
+        f"the model takes images or sounds: its {left_out} tensors for that are left out, and the "
+        "file is for texts alone"
     )
     return Checkpoint(
         path=checkpoint.path,

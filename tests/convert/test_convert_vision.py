@@ -1,4 +1,4 @@
-"""Models with vision: the file of their text model, and what contradicts itself."""
+"""Models with vision or hearing: the file of their text model, and what contradicts itself."""
 
 from __future__ import annotations
 
@@ -99,6 +99,10 @@ def check_same(found: ModelDescription, expected: ModelDescription) -> None:
         ("SmolVLMForConditionalGeneration", idefics_names, MEMBER),
         ("InternVLForConditionalGeneration", old_names, MISTRAL),
         ("LlavaOnevisionForConditionalGeneration", new_names, MEMBER),
+        ("Idefics2ForConditionalGeneration", idefics_names, MISTRAL),
+        ("VoxtralForConditionalGeneration", old_names, MEMBER),
+        ("JanusForConditionalGeneration", new_names, MEMBER),
+        ("PerceptionLMForConditionalGeneration", new_names, MEMBER),
     ],
 )
 def test_the_text_model_is_converted(
@@ -108,7 +112,41 @@ def test_the_text_model_is_converted(
     found = described(write_vision(tmp_path / "vision", architecture, names, member=member))
     check_same(found, described(member.write(tmp_path / "text")))
     (note,) = found.notes
-    assert note.startswith("the model sees images: its 5 tensors for that are left out")
+    assert note.startswith("the model takes images or sounds: its 5 tensors for that are left out")
+
+
+OTHER_PARTS = (
+    *("audio_tower.layers.0.fc1.weight", "model.audio_tower.conv1.bias", "encoder.out.weight"),
+    *("model.video_tower.post_layernorm.bias", "model.image_tower.post_layernorm.bias"),
+    *("model.aligner.fc1.weight", "model.vqmodel.quantize.weight", "generation_head.proj_out.bias"),
+    *("model.high_res_vision_neck.conv1.weight", "model.visual_embeddings_table.weight"),
+    *("model.projector.qformer.weight", "mlp1.0.weight", "gen_vision_model.decoder.conv.bias"),
+)
+
+
+def test_parts_for_images_and_sounds(tmp_path: Path) -> None:
+    """Whatever such a part is called, it is left out."""
+    tensors = {**MEMBER.weights(), **dict.fromkeys(OTHER_PARTS, HALF)}
+    folder = write_vision(tmp_path / "whole", "JanusForConditionalGeneration", str, tensors=tensors)
+    found = described(folder)
+    check_same(found, described(MEMBER.write(tmp_path / "text")))
+    assert f"its {len(OTHER_PARTS) + 5} tensors" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "place"),
+    [("InternVLChatModel", "llm_config"), ("MultiModalityCausalLM", "language_config")],
+)
+def test_configurations_of_other_names(architecture: str, place: str, tmp_path: Path) -> None:
+    """The text model's own architecture and tie count, which the whole model's do not know."""
+    folder = write_vision(tmp_path / "whole", architecture, old_names)
+    config = json.loads((folder / "config.json").read_text("ascii"))
+    text = config.pop("text_config") | {"model_type": "elsewhere"}
+    config |= {place: text, "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config), "ascii")
+    found = described(folder)
+    check_same(found, described(MEMBER.write(tmp_path / "text")))
+    assert len(found.notes) == 1
 
 
 @pytest.mark.parametrize("is_flat", [False, True])
@@ -128,7 +166,9 @@ def test_qwen_with_vision(name: str, is_flat: bool, tmp_path: Path) -> None:
     seeing = "visual.blocks.0.attn.proj.bias"
     write_safetensors(folder / "model.safetensors", {**weights, seeing: HALF})
     report = convert(folder, tmp_path / "model.gguf", type="f32")
-    assert report.notes[0].startswith("the model sees images: its 1 tensors for that are left out")
+    assert report.notes[0].startswith(
+        "the model takes images or sounds: its 1 tensors for that are left out"
+    )
     tokens = golden[f"{name}/tokens"].tolist()
     with GGUFFile(tmp_path / "model.gguf") as file, Engine(file) as engine:
         logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"))
