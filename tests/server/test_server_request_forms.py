@@ -18,6 +18,13 @@ def ask(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, **fields}
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p", "seed", "max_tokens"])
+def test_a_number_beyond_all_floats_is_taken_or_refused(client: httpx.Client, name: str) -> None:
+    """A whole number of 400 digits is an error of its field at most, never of the server."""
+    answer = client.post(CHAT, json=ask(**{name: 10**400}))
+    assert answer.status_code in (200, 400), answer.text
+
+
 @pytest.mark.parametrize("stop", ["", [""], ["", "zzz"], []])
 def test_an_empty_text_to_end_at_is_none(client: httpx.Client, stop: object) -> None:
     """Clients send it for none, in each protocol's own field."""

@@ -6,7 +6,6 @@ text are ignored, and those are listed here.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -215,10 +214,11 @@ def option_value(name: str, value: object) -> object:
     if name == "samplers":
         return _samplers(value)
     value = as_number(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        return value
     in_our_range = _IN_OUR_RANGE.get(name)
-    return value if in_our_range is None else in_our_range(value)
+    if in_our_range is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    # NaN is no number of any range.
+    return in_our_range(value) if value == value else value
 
 
 def without_empty(value: object) -> object:
