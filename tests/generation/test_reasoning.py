@@ -365,6 +365,22 @@ def test_words_that_a_template_asks_for_are_marks() -> None:
     assert "Here is" not in prompts_of(engine)[0]
 
 
+def test_tags_that_a_template_asks_for_are_no_part_of_the_answer() -> None:
+    """Granite 3.3's template tells its model to think and to answer between tags."""
+    words = (
+        "{% if thinking %}{{ 'Write your thoughts between <think></think> and write your response "
+        "between <response></response>.' }}{% endif %}"
+    )
+    template = words + TEMPLATES["plain"]
+    reply = "<think>Easy.</think><response>Four.</response>"
+    chat, _ = thinking_chat(reply, "Five.", template=template)
+    result = chat.send("What is 2 + 2?", reasoning=True)
+    assert (result.reasoning, result.text) == ("Easy.", "Four.")
+    assert chat.messages[-1]["content"] == "Four."
+    other, _ = thinking_chat("<response>Four.</response>", template=template)
+    assert other.send("What is 2 + 2?").text == "<response>Four.</response>"
+
+
 def test_thinking_may_be_parts_of_a_reply() -> None:
     """As Mistral's clients write them, their thinking as text or in parts of its own."""
     told = {"type": "thinking", "thinking": [{"type": "text", "text": "Easy."}]}

@@ -44,6 +44,34 @@ def parted(pieces: list[str], *, is_open: bool, marks: ReasoningMarks = THINK) -
     return Parted("".join(each.reasoning for each in found), "".join(each.text for each in found))
 
 
+TAGGED = ReasoningMarks("<think>", "</think>", answer=("<response>", "</response>"))
+TAGGED_CASES = [
+    ("<think>Easy.</think><response>Four.</response>", "Easy.", "Four."),
+    ("<think>Easy.</think>\n\n<response>\nFour.\n\nYes.\n</response>\n", "Easy.", "Four.\n\nYes."),
+    ("<think>Easy.</think>\nFour. ", "Easy.", "Four. "),
+    ("<think>Easy.</think><response>Four </resp", "Easy.", "Four </resp"),
+    ("<think>Easy.</think><response>a </response> b", "Easy.", "a </response> b"),
+    ("<think>Easy.</think><response>a </response> b </response>", "Easy.", "a </response> b"),
+    ("<think>Easy.</think><respond>x</response>", "Easy.", "<respond>x</response>"),
+    ("<think>Easy.</think><resp", "Easy.", "<resp"),
+    ("<think>Easy.</think><response>", "Easy.", ""),
+    ("<think>Easy.</think><response></response>", "Easy.", ""),
+    ("<response>Four.</response>", "", "<response>Four.</response>"),
+]
+
+
+@pytest.mark.parametrize(("text", "reasoning", "answer"), TAGGED_CASES)
+def test_tags_around_an_answer(text: str, reasoning: str, answer: str) -> None:
+    """Behind thinking they are no part of the answer, however the text is cut."""
+    expected = Parted(reasoning, answer)
+    assert parted([text], is_open=False, marks=TAGGED) == expected
+    assert parted(list(text), is_open=False, marks=TAGGED) == expected
+    for first in range(len(text)):
+        for second in range(first, len(text)):
+            pieces = [text[:first], text[first:second], text[second:]]
+            assert parted(pieces, is_open=False, marks=TAGGED) == expected
+
+
 @pytest.mark.parametrize(("text", "is_open", "reasoning", "answer"), CASES)
 def test_thinking_is_parted_from_the_answer(
     text: str, is_open: bool, reasoning: str, answer: str

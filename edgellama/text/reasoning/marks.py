@@ -25,6 +25,8 @@ PAIRS = (
 )
 """Opening and closing: DeepSeek's, Nous's and NVIDIA's, then Mistral's, then others', at last the
 words of Granite 3.2."""
+ANSWER_TAGS = ("<response>", "</response>")
+"""Between these Granite 3.3 answers behind its thinking, as its template tells it to."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class ReasoningMarks:
 
     ``opening_token`` and ``closing_token`` are their ids where they are control tokens, which have
     no text of their own; else None. ``is_told``: not the vocabulary alone has them, but the
-    template too, so that the model was trained to think.
+    template too, so that the model was trained to think. ``answer``: the tags between which the
+    answer stands, if the template names some.
     """
 
     opening: str
@@ -41,6 +44,7 @@ class ReasoningMarks:
     opening_token: int | None = None
     closing_token: int | None = None
     is_told: bool = True
+    answer: tuple[str, str] | None = None
 
     @cached_property
     def tokens(self) -> frozenset[int]:
@@ -67,7 +71,9 @@ def reasoning_marks(tokenizer: Tokenizer, template: str) -> ReasoningMarks | Non
     """
     number = _told_pair(template)
     if number is not None:
-        return _marks(tokenizer, number, is_told=True)
+        has_tags = all(tag in template for tag in ANSWER_TAGS)
+        answer = ANSWER_TAGS if has_tags else None
+        return _marks(tokenizer, number, is_told=True, answer=answer)
     return tokenizer.derived(_of_vocabulary)
 
 
@@ -95,7 +101,9 @@ def _of_vocabulary(tokenizer: Tokenizer) -> ReasoningMarks | None:
     return None
 
 
-def _marks(tokenizer: Tokenizer, number: int, *, is_told: bool) -> ReasoningMarks:
+def _marks(
+    tokenizer: Tokenizer, number: int, *, is_told: bool, answer: tuple[str, str] | None = None
+) -> ReasoningMarks:
     opening, closing = PAIRS[number]
     return ReasoningMarks(
         opening,
@@ -103,6 +111,7 @@ def _marks(tokenizer: Tokenizer, number: int, *, is_told: bool) -> ReasoningMark
         _control_token(tokenizer, opening),
         _control_token(tokenizer, closing),
         is_told,
+        answer,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from edgellama.text.reasoning.answer_tags import AnswerTags
 from edgellama.text.reasoning.marks import ReasoningMarks
 from edgellama.text.stop_strings import num_begun
 
@@ -50,6 +51,7 @@ class ReasoningSplitter:
         self._held = ""
         self._is_fresh = True
         self._has_thought = False
+        self._tags: AnswerTags | None = None
         if is_open:
             self._begin()
         if is_begun:
@@ -73,7 +75,7 @@ class ReasoningSplitter:
     def feed(self, text: str) -> Parted:
         """What is certain after the next piece of text."""
         if self._place == "answer":
-            return Parted("", text)
+            return Parted("", self._answered(text))
         self._held += text
         reasoning = ""
         while True:
@@ -88,9 +90,11 @@ class ReasoningSplitter:
             elif self._marks.opening.startswith(begun):
                 return Parted(reasoning, "")
             else:
+                if self._place == "behind" and self._marks.answer is not None:
+                    self._tags = AnswerTags(self._marks.answer)
                 text = self._held if self._place == "start" else begun
                 self._place, self._held = "answer", ""
-                return Parted(reasoning, text)
+                return Parted(reasoning, self._answered(text))
 
     def mark(self, token: int) -> Parted | None:
         """What a token tells that is a mark and has no text; None for every other token."""
@@ -108,7 +112,11 @@ class ReasoningSplitter:
         held, self._held = self._held, ""
         if self._place == "thinking":
             return Parted(self._joined(held.rstrip()), "")
-        return Parted("", held.lstrip() if self._place == "behind" else held)
+        rest = "" if self._tags is None else self._tags.finish()
+        return Parted("", rest + (held.lstrip() if self._place == "behind" else held))
+
+    def _answered(self, text: str) -> str:
+        return text if self._tags is None else self._tags.feed(text)
 
     def _begin(self) -> None:
         self._place, self._is_fresh = "thinking", True
