@@ -412,6 +412,11 @@ def test_a_phone_shows_one_thing_at_a_time(page: Page) -> None:
     assert page.driver.switch_to.active_element.get_attribute("id") == "text"
     page.send("Hello.")
     page.finish()
+    emulated = {"width": 340, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", emulated)
+    for name in ("speed", "context"):
+        assert page.driver.find_element(By.ID, name).size["height"] < 24, "on one line"
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     width = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     assert page.driver.execute_script(width)
     assert page.problems() == []

@@ -21,7 +21,7 @@ from edgellama.server.connections.wire import left
 from edgellama.server.errors import RequestError
 from edgellama.server.models import model_line, model_shelf
 from edgellama.server.models.catalogue import Catalogue
-from edgellama.server.models.model_shelf import ModelShelf
+from edgellama.server.models.model_shelf import MODEST_CONTEXT, ModelShelf
 
 TIMEOUT_S = 60.0
 
@@ -354,9 +354,9 @@ def test_what_never_fits_is_refused_before_it_is_loaded(
 
 
 def test_a_footprint_is_predicted_from_the_header(paths: dict[str, Path]) -> None:
-    """It counts weights and a context, and grows with the context."""
+    """It counts weights and a text, a modest one where nobody says how long texts may be."""
 
-    def footprint(context_length: int) -> int:
+    def footprint(context_length: int | None) -> int:
         shelf = ModelShelf(
             Catalogue(paths, only_given=True, aliases={}),
             engine={"context_length": context_length},
@@ -367,6 +367,7 @@ def test_a_footprint_is_predicted_from_the_header(paths: dict[str, Path]) -> Non
 
     async def main() -> None:
         assert paths["first"].stat().st_size < footprint(64) < footprint(256)
+        assert footprint(None) == footprint(MODEST_CONTEXT)
 
     asyncio.run(main())
 

@@ -25,6 +25,7 @@ from edgellama.server.answers.events import Piece
 from edgellama.server.browser import chat as page_chat
 from edgellama.server.browser.chat import ChatFields, ReplyWriter, new_turn
 from edgellama.server.browser.files import FOLDER, TYPES, page_files
+from edgellama.server.models.model_shelf import MODEST_CONTEXT
 from edgellama.server.settings import ServerSettings
 from edgellama.server.stores import page_conversations
 from edgellama.server.stores.page_conversations import conversation_file, whole
@@ -349,6 +350,7 @@ def test_models_say_what_they_take(client: httpx.Client) -> None:
     # The reply's thread lets go of its session a moment after the last word.
     found = until(idle_machine)
     assert found["models"][0]["name"] == "tiny" and found["parallel"] == 4
+    assert found["models"][0]["predicted_tokens"] == MODEST_CONTEXT
     assert found["totals"]["texts"] >= 1 and found["running"] == 0
 
 

@@ -73,14 +73,15 @@ async def machine(state: ServerState) -> dict[str, Any]:
         "parallel": state.queue.width,
         "max_waiting": state.queue.max_waiting,
         "answers": state.described_answers(),
-        "models": [_loaded(entry) for entry in state.shelf.in_memory],
+        "models": [_loaded(state, entry) for entry in state.shelf.in_memory],
         "totals": dict(state.metrics.counts),
     }
 
 
-def _loaded(entry: LoadedModel) -> dict[str, Any]:
+def _loaded(state: ServerState, entry: LoadedModel) -> dict[str, Any]:
     return {
         **entry.described(),
+        "predicted_tokens": state.shelf.predicted_tokens,
         "sessions": [
             {"num_tokens": len(session.tokens), "num_bytes": session.num_bytes}
             for session in entry.llama.sessions

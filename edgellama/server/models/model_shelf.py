@@ -292,6 +292,11 @@ class ModelShelf:
             return None
         return max(0, available - sum(entry.model.num_bytes for entry in self.in_memory))
 
+    @property
+    def predicted_tokens(self) -> int:
+        """The length of the text that ``predicted_bytes`` counts."""
+        return self._engine.get("context_length") or MODEST_CONTEXT
+
     def predicted_bytes(self, model: ServedModel) -> int:
         """Bytes that loading the model and one text of it will take beside what runs already."""
         from edgellama.measure.file_footprint import predict_footprint
@@ -302,7 +307,7 @@ class ModelShelf:
         draft = self._engine.get("draft")
         footprint = predict_footprint(
             model.path,
-            context_length=self._engine.get("context_length") or MODEST_CONTEXT,
+            context_length=self.predicted_tokens,
             kv_type=self._engine.get("kv_type") or "f16",
             num_threads=self._engine.get("num_threads"),
             draft=None if draft is None else resolve(draft),

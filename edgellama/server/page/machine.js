@@ -101,7 +101,7 @@ export class Machine {
         fact("Prompt cache", bytes(each.prompt_cache_bytes), "of earlier texts", "cache"),
         ...each.sessions.map((session, index) => fact(`Session ${index + 1}`, bytes(session.num_bytes),
           `${count(session.num_tokens)} tokens`, "sessions")),
-        fact("Predicted", bytes(each.predicted_bytes), "with one full text"),
+        fact("Predicted", bytes(each.predicted_bytes), `with a text of ${count(each.predicted_tokens)} tokens`),
         fact("Context", `${count(each.context_length)} tokens`),
         this.speed(each),
       ));
