@@ -179,6 +179,22 @@ def test_what_is_typed_during_a_reply(smollm2_path: Path, tmp_path: Path) -> Non
 
 
 @needs_terminal
+def test_pasted_tabs_are_shown_as_spaces(smollm2_path: Path, tmp_path: Path) -> None:
+    """Lines of code look as they were copied, and the model gets their tabs."""
+    kept = tmp_path / "kept.json"
+    terminal = Terminal([str(smollm2_path), "-n", "1"], chat_environment(smollm2_path, tmp_path))
+    at = terminal.wait_for(PROMPT, after=0)
+    terminal.type("\x1b[200~def f():\n\treturn 1\x1b[201~\r")
+    at = terminal.wait_for(PROMPT, after=terminal.wait_for(b"tokens/s", after=at))
+    assert b"return 1" in terminal.output and b"^I" not in terminal.output
+    terminal.type(f"/save {kept}\r")
+    terminal.wait_for(PROMPT, after=terminal.wait_for(b"saved", after=at))
+    assert json.loads(kept.read_text())["messages"][0]["content"] == "def f():\n\treturn 1"
+    terminal.type("\x04")
+    assert terminal.exit_code() == 0
+
+
+@needs_terminal
 def test_an_interrupted_prompt(smollm2_path: Path, tmp_path: Path) -> None:
     """A long prompt shows how far it is read, and Ctrl-C ends it."""
     environment = chat_environment(smollm2_path, tmp_path)

@@ -45,6 +45,13 @@ def test_every_command_shows_examples(run_cli: CliRunner, name: str) -> None:
     assert f"edgellama {name}" in shown_help(run_cli, name).partition("Examples:")[2]
 
 
+def test_the_word_help_shows_the_same(run_cli: CliRunner) -> None:
+    """Alone, and before the name of a command."""
+    assert run_cli("help").stdout == run_cli("--help").stdout
+    assert run_cli("help", "chat").stdout == run_cli("chat", "--help").stdout
+    assert "No such command 'nonsense'" in run_cli("help", "nonsense").stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["chat", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """Help is shown without numpy, numba or any library for text or terminals."""

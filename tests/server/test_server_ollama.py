@@ -133,7 +133,7 @@ def test_root_answers_get_and_head(client: httpx.Client) -> None:
     [
         ("/api/chat", {"model": "none"}, "tiny"),
         ("/api/chat", {"think": 3}, "think"),
-        ("/api/chat", {"options": {"mirostat": 0, "temprature": 1}}, "temprature"),
+        ("/api/chat", {"options": {"mirostat": 0, "temprature": 1}}, "did you mean temperature?"),
         ("/api/chat", {"options": {"temperature": -1}}, "temperature"),
         ("/api/chat", {"keep_alive": "soon"}, "soon"),
         ("/api/chat", {"messages": [{"role": "user", "content": "x" * 999}]}, "256"),

@@ -80,6 +80,7 @@ class TerminalReader:
 
     def __init__(self, completer: Completer, history_file: Path) -> None:
         from prompt_toolkit import PromptSession
+        from prompt_toolkit.layout.processors import TabsProcessor
 
         self._session: PromptSession[str] = PromptSession(
             history=_open_history(history_file),
@@ -90,6 +91,7 @@ class TerminalReader:
             prompt_continuation=_continuation,
             enable_open_in_editor=True,
             enable_suspend=True,
+            input_processors=[TabsProcessor(char1=" ", char2=" ")],
         )
 
     def read(self) -> UserMessage:

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from edgellama.server.errors import RequestError
+from edgellama.quant.error_text import did_you_mean, nearest, shown
+from edgellama.server.errors import refused
 from edgellama.server.fields.constraints import ollama_format
 from edgellama.server.fields.fields import (
     LEAVE_TO_THINK,
@@ -87,9 +88,9 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
             options |= ollama_format(value)
         elif name not in WITHOUT_USE and not is_neutral(name, value):
             allowed = sorted((TEXT_FIELDS - {"max_tokens"}) | LOAD_OPTIONS | {"num_predict"})
-            raise RequestError(
-                400, f"there is no option {name[:80]!a}; allowed: {', '.join(allowed)}"
-            )
+            guess = did_you_mean(nearest(name, allowed))
+            text = f"there is no option {shown(name)}; {guess}allowed: {', '.join(allowed)}"
+            raise refused("options", text)
     is_unlimited = isinstance(options.get("max_tokens"), int) and options["max_tokens"] < 0
     if is_unlimited:
         del options["max_tokens"]
