@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.model_config import EMBEDDING, ModelConfig
+from edgellama.quant.model_config import EMBEDDING, TO_LLAMA, ModelConfig
 
 OUTPUT, ROPE_FREQS = "output.weight", "rope_freqs.weight"
+PACKED_ATTENTION = "attn_qkv"
+"""What some files have instead of the first three."""
 ATTENTION_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output")
 FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
 LAYER_MATRICES = ATTENTION_MATRICES + FEED_FORWARD_MATRICES
@@ -91,6 +93,10 @@ def check_shapes(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
         if found is None:
             if is_optional(name):
                 continue
+            whole = name.replace(ATTENTION_MATRICES[0], PACKED_ATTENTION)
+            if whole != name and whole in shapes:
+                what = f"tensor {whole} holds queries, keys and values; supported: a tensor of each"
+                raise UnsupportedModelError(what, way=TO_LLAMA)
             raise ModelFileError(f"tensor {name} is missing")
         if found != shape:
             raise ModelFileError(f"tensor {name} has shape {found}; needed: {shape}")

@@ -138,7 +138,7 @@ class ModelConfig:
         return _read(metadata, embedding_rows)
 
 
-_TO_LLAMA = Way(
+TO_LLAMA = Way(
     'edgellama.convert.convert(OLD, NEW, type="copy") makes it a Llama\'s file without '
     "quantizing again",
     "make it a Llama's file without quantizing again: "
@@ -153,7 +153,7 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
     if architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}",
-            way=_TO_LLAMA if architecture in CONVERTIBLE else None,
+            way=TO_LLAMA if architecture in CONVERTIBLE else None,
         )
     if keys.integer("expert_count", 0):
         raise UnsupportedModelError("mixtures of experts cannot run; supported: dense Llama models")

@@ -23,13 +23,12 @@ from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
 from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.llama_tensors import PACKED_ATTENTION, ROPE_FREQS
 from edgellama.quant.model_config import EMBEDDING
 
 Tensors = Mapping[str, SourceTensor]
 Items = Mapping[str, MetadataItem]
 _LAYER = re.compile(r"(blk\.\d+\.)([^.]+)\.(weight|bias)")
-_PACKED = "attn_qkv"
 _SHORT, _LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 _CONTEXT, _ORIGINAL = "context_length", "rope.scaling.original_context_length"
 _SCALING, _HIDDEN = "rope.scaling.type", "feed_forward_length"
@@ -82,7 +81,7 @@ def llama_of_gguf(
     """
     keys = ConfigKeys(MappingProxyType({key: item.value for key, item in items.items()}))
     kind = KNOWN.get(keys.architecture)
-    if kind is None and not any(f".{_PACKED}." in name for name in tensors):
+    if kind is None and not any(f".{PACKED_ATTENTION}." in name for name in tensors):
         return items, tensors, ()
     own, notes = dict(items), tuple[str, ...]()
     try:
@@ -150,7 +149,7 @@ def _in_order(keys: ConfigKeys, kind: Kind, tensors: Tensors) -> dict[str, Sourc
             raise ModelFileError(f"tensor {shown(name)} is of no Llama; needed: {needed}")
         match = _LAYER.fullmatch(name)
         parts = {name: tensor}
-        if match is not None and match[2] == _PACKED:
+        if match is not None and match[2] == PACKED_ATTENTION:
             parts = apart("", tensor, match[1], below_each_other(rows), match[3])
         elif match is not None and match[2] == "ffn_up" and tensor.shape[0] == 2 * hidden:
             runs = below_each_other({"ffn_gate": hidden, "ffn_up": hidden})
