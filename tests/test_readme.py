@@ -108,7 +108,7 @@ def test_commands_of_the_prose_exist(line: str) -> None:
     """Every command that a page's prose names exists, and has each option that it is shown with."""
     command: click.Command = root
     known = {"--help", "--version"}
-    for word in line.split():
+    for word in line.removeprefix("help ").split():
         if isinstance(command, click.Group) and not word.startswith("-") and not word.isupper():
             found = command.get_command(click.Context(command), word)
             assert found is not None, word
