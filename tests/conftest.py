@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from own_folders import use_own_cache, use_own_folders
 
-from edgellama.kernels_cpu.machine.user_cache import cache_root
 from edgellama.models import well_known
 from edgellama.models.pulling import pull
 
@@ -25,8 +25,8 @@ pytest_plugins = ("whole_run",)
 # Hundreds of processes are started, each of which would compile all that it imports.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-KERNELS = cache_root() / "kernels"
-"""Where the user's own are, whatever cache a test has."""
+KERNELS = use_own_cache() / "kernels"
+"""Those of all runs, whatever cache a test has."""
 ALLOCATIONS_BETWEEN_SEARCHES = 10_000
 settings.register_profile("usual", max_examples=30, deadline=None)
 # --hypothesis-profile=thorough
@@ -42,9 +42,18 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(ALLOCATIONS_BETWEEN_SEARCHES)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Folders of this run for what programs keep and for temporary files."""
+    with pytest.MonkeyPatch.context() as patch:
+        kept, temporary = (tmp_path_factory.mktemp(name) for name in ("kept", "temporary"))
+        use_own_folders(kept, temporary, patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """The real starter model, pulled into the user's normal cache once."""
+    """The real starter model, pulled into the cache of tests once."""
     return pull(well_known.STARTER_MODEL)
 
 
@@ -103,7 +112,7 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
 
 
 def keep_kernels(folder: Path) -> Path:
-    """Make an empty cache folder in which all kernels are compiled that the user's own has."""
+    """Make an empty cache folder in which all kernels are compiled that the tests' own has."""
     folder.mkdir()
     (folder / "kernels").symlink_to(KERNELS)
     return folder

