@@ -174,9 +174,10 @@ def add_hyperparameters(writer: GGUFWriter, type_name: str, preset: ModelPreset)
     writer.add_vocab_size(config.vocab_size)
 
 
-def rope_divisors(preset: ModelPreset, low: float = 1.0, high: float = 4.0) -> Any:
+def rope_divisors(preset: ModelPreset) -> Any:
     """Llama 3.1's divisors of the rotation frequencies, float32 [head_size / 2]."""
     original_context, factor = 8192, 32.0 if preset.is_tied else 8.0
+    low, high = 1.0, 4.0
     head_size = preset.config.head_size
     frequencies = preset.config.rope.freq_base ** -(np.arange(0, head_size, 2) / head_size)
     wavelengths = 2 * np.pi / frequencies

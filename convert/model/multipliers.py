@@ -25,9 +25,9 @@ RESIDUAL, LOGITS = "residual_multiplier", "logits_scaling"
 _ONE: Mapping[str, object] = MappingProxyType({EMBEDDING: 1.0, RESIDUAL: 1.0, LOGITS: 1.0})
 
 
-def multiplier(config: Fields, name: str, default: float = 1.0) -> float:
-    """A number by which nothing overflows; ModelFileError for any other."""
-    value = config.positive(name, default)
+def multiplier(config: Fields, name: str) -> float:
+    """A number by which nothing overflows, 1 by default; ModelFileError for any other."""
+    value = config.positive(name, 1.0)
     if not SMALLEST <= value <= LARGEST:
         raise config.error(name, f"a number from {SMALLEST:g} to {LARGEST:g}")
     return value

@@ -67,13 +67,12 @@ class SpreadEngine(TextEngine):
         rope_scaling: str | None = None,
         chunk_tokens: int = CHUNK_TOKENS,
         patience_s: float = PATIENCE_S,
-        texts_bytes: int | None = None,
     ) -> None:
         """``kv_type`` and ``rope_scaling``: what the stages have, which compute by them.
 
         ``chunk_tokens``: of a prompt, for a stage at a time; ``patience_s``: see ``Pipeline``.
-        ``texts_bytes``: what keys and values may take on all stages before ended texts are
-        forgotten; None: that of one text as long as the model's context.
+        Ended texts are forgotten once keys and values on all stages take more than one text as long
+        as the model's context does; ``beginnings.limit_bytes`` sets another limit.
         Raises InvalidOptionError for stages that do not have all layers.
         """
         self.config = config_of(file, rope_scaling)
@@ -95,9 +94,8 @@ class SpreadEngine(TextEngine):
         self._kernels.ensure([CHOICE_KERNEL])
         self._kv_types = KVTypes.of(kv_type)
         self._rope_scaling = rope_scaling
-        if texts_bytes is None:
-            texts_bytes = self.bytes_of(self.config.context_length)
-        self.beginnings = Beginnings(self._pipeline.retire, self.bytes_of, texts_bytes)
+        limit_bytes = self.bytes_of(self.config.context_length)
+        self.beginnings = Beginnings(self._pipeline.retire, self.bytes_of, limit_bytes)
         self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
         self._steps = SpreadSteps(self._pipeline, self.beginnings, self.config.vocab_size)
         self.scheduler = Scheduler(self._steps.run, self.step_tokens, may_mix=False)
