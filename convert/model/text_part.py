@@ -19,7 +19,7 @@ from edgellama.convert.sources.hugging_face_checkpoint import CONFIG_FILE
 from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
 from edgellama.quant.errors import ModelFileError
 
-_USUAL_PLACE = "text_config"
+_USUAL_PLACE, _OMNI_PLACE = "text_config", "thinker_config.text_config"
 COMPOSITES = (
     *("AudioFlamingo3", "DeepseekVL", "DeepseekVLHybrid", "FastVlm", "GlmAsr", "GotOcr2"),
     *("GraniteSpeech", "Idefics2", "Idefics3", "InternVL", "Janus", "Llava", "LlavaNext"),
@@ -31,6 +31,7 @@ COMPOSITES = (
 INNER: Mapping[str, str] = MappingProxyType(
     {f"{name}ForConditionalGeneration": _USUAL_PLACE for name in COMPOSITES}
     | {"InternVLChatModel": "llm_config", "MultiModalityCausalLM": "language_config"}
+    | dict.fromkeys(("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"), _OMNI_PLACE)
 )
 """Where the text model's configuration lies, by architecture."""
 FLAT = MappingProxyType(
@@ -40,6 +41,8 @@ FLAT = MappingProxyType(
         "LlavaQwenForCausalLM": "Qwen2ForCausalLM",
         "LlavaQwen2ForCausalLM": "Qwen2ForCausalLM",
         "Phi3VForCausalLM": "Phi3ForCausalLM",
+        "Phi4MMForCausalLM": "Phi3ForCausalLM",
+        "Phi4MultimodalForCausalLM": "Phi3ForCausalLM",
         "Qwen2VLForConditionalGeneration": "Qwen2ForCausalLM",
         "Qwen2_5_VLForConditionalGeneration": "Qwen2ForCausalLM",
     }
@@ -59,6 +62,10 @@ _PHI3 = MappingProxyType(
     | {"max_position_embeddings": 4096}
 )
 _QWEN2_VL = MappingProxyType({"rms_norm_eps": 1e-5, "rope_theta": 1e6, "num_key_value_heads": 8})
+_OMNI = MappingProxyType(
+    {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "rope_theta": 1e6}
+    | {"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064}
+)
 # The kinds of text models, as whose architecture, and what transformers takes for granted where
 # text_config does not say it.
 _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType(
@@ -74,6 +81,7 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
         "qwen2": ("Qwen2ForCausalLM", {**_QWEN2, "max_position_embeddings": 32768}),
         "qwen2_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
         "qwen2_5_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
+        "qwen2_5_omni_text": ("Qwen2ForCausalLM", _OMNI),
         "mllama_text_model": (
             "LlamaForCausalLM",
             {**_LARGER, "num_hidden_layers": 40, "vocab_size": 128256, "rms_norm_eps": 1e-5}
@@ -82,13 +90,18 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
         ),
     }
 )
-_OF_THE_WHOLE = ("architectures", "model_type", "vision_config", *set(INNER.values()))
+_OF_THE_WHOLE = (
+    *("architectures", "model_type", "vision_config", "thinker_config", *set(INNER.values())),
+)
 _TEXT = re.compile(r"(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(.+)")
 _VISION = re.compile(
     r"(?:model\.)?(?:(?:vision|audio|image|video)_tower|vision_(?:model|resampler|embed_tokens)"
-    r"|high_res_vision_\w+|visual(?:_embeddings_table)?|vqmodel|image_newline|encoder|connector"
-    r"|(?:multi_modal_|mm_)?projector|aligner|mlp1|gen(?:eration)?_\w+)(?:\..+)?"
+    r"|talker|token2wav|high_res_vision_\w+|visual(?:_embeddings_table)?|vqmodel|image_newline|encoder|connector"
+    r"|(?:multi_modal_|mm_)?projector|aligner|mlp1|gen(?:eration)?_\w+|embed_tokens_extend)(?:\..+)?"
+    r"|.+\.lora_[AB]\.(?:speech|vision)\.weight"
 )
+"""Phi-4's adapters apply to images and sounds alone."""
+_OMNI_TEXT = "thinker."
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.(.+)")
 _Value = TypeVar("_Value")
 
@@ -118,12 +131,12 @@ def text_part(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     architecture = next((a for a in config.items("architectures") if isinstance(a, str)), "")
     place = INNER.get(architecture, "")
-    if not config.fields(place):
+    text = _inside(config, place)
+    if not text:
         if architecture not in FLAT:
             return checkpoint
         plain = {**config.values, "architectures": [FLAT[architecture]]}
         return _without_vision(checkpoint, _with_plain_positions(plain), _Layers(), {})
-    text = config.fields(place)
     kind, defaults = _KINDS.get(text.text("model_type"), (None, {}))
     whole = {name: value for name, value in config.values.items() if name not in _OF_THE_WHOLE}
     merged = whole | dict(defaults) | dict(text.values)
@@ -136,6 +149,13 @@ def text_part(checkpoint: Checkpoint) -> Checkpoint:
     # Llama 3.2 Vision's table has rows for an image's token behind those of the output.
     rows = {"model.embed_tokens.weight": merged.get("vocab_size")} if layers.kept else {}
     return _without_vision(checkpoint, _with_plain_positions(merged), layers, rows)
+
+
+def _inside(config: Fields, place: str) -> Fields:
+    """The object at a path of names; without fields if it is not there."""
+    for name in place.split("."):
+        config = config.fields(name)
+    return config
 
 
 def _with_plain_positions(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -195,7 +215,8 @@ def _without_vision(
 def _plain_names(values: Mapping[str, _Value], layers: _Layers) -> dict[str, _Value]:
     """What belongs to the text model, by the names of a model without vision."""
     found: dict[str, _Value] = {}
-    for name, value in values.items():
+    for own, value in values.items():
+        name = own.removeprefix(_OMNI_TEXT)
         if _VISION.fullmatch(name):
             continue
         match = _TEXT.fullmatch(name)

@@ -149,6 +149,28 @@ def test_configurations_of_other_names(architecture: str, place: str, tmp_path: 
     assert len(found.notes) == 1
 
 
+def test_adapters_for_images_and_sounds(tmp_path: Path) -> None:
+    """Phi-4 Multimodal has some inside; without images and sounds it runs without them."""
+    golden = dict(np.load(DATA / "relatives_golden.npz"))
+    named = {"architectures": ["Phi4MMForCausalLM"], "model_type": "phi4mm"}
+    folder = write_relative(tmp_path / "phi3", "phi3", golden, **named)
+    weights = {}
+    for name, values in drawn("phi3", json.loads(str(golden["phi3/shapes"]))).items():
+        module, _, kind = name.rpartition(".")
+        is_adapted = module.endswith("_proj")
+        weights[f"{module}.base_layer.{kind}" if is_adapted else name] = values
+        if is_adapted:
+            weights[f"{module}.lora_A.speech.weight"] = HALF
+            weights[f"{module}.lora_B.vision.weight"] = HALF
+    weights["model.embed_tokens_extend.image_embed.glb_GN"] = HALF
+    write_safetensors(folder / "model.safetensors", weights)
+    convert(folder, tmp_path / "model.gguf", type="f32")
+    tokens = golden["phi3/tokens"].tolist()
+    with GGUFFile(tmp_path / "model.gguf") as file, Engine(file) as engine:
+        logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"))
+    np.testing.assert_allclose(logits, golden["phi3/logits"], rtol=0, atol=5e-5)
+
+
 @pytest.mark.parametrize("is_flat", [False, True])
 @pytest.mark.parametrize("name", WITH_VISION)
 def test_qwen_with_vision(name: str, is_flat: bool, tmp_path: Path) -> None:
@@ -169,6 +191,27 @@ def test_qwen_with_vision(name: str, is_flat: bool, tmp_path: Path) -> None:
     assert report.notes[0].startswith(
         "the model takes images or sounds: its 1 tensors for that are left out"
     )
+    tokens = golden[f"{name}/tokens"].tolist()
+    with GGUFFile(tmp_path / "model.gguf") as file, Engine(file) as engine:
+        logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"))
+    np.testing.assert_allclose(logits, golden[f"{name}/logits"], rtol=0, atol=5e-5)
+
+
+def test_the_thinker_of_an_omni_model(tmp_path: Path) -> None:
+    """Qwen 2.5 Omni's text model lies two configurations deep, beside what speaks."""
+    golden = dict(np.load(DATA / "relatives_golden.npz"))
+    name = "qwen2.5-vl"
+    folder = write_relative(tmp_path / "omni", name, golden)
+    config = json.loads((folder / "config.json").read_text("ascii"))
+    inner = config["text_config"] | {"model_type": "qwen2_5_omni_text"}
+    whole = {"architectures": ["Qwen2_5OmniModel"], "thinker_config": {"text_config": inner}}
+    (folder / "config.json").write_text(json.dumps(whole), "ascii")
+    weights = drawn(name, json.loads(str(golden[f"{name}/shapes"])))
+    named = {f"thinker.{k.replace('language_model.', '')}": v for k, v in weights.items()}
+    others = dict.fromkeys(("talker.model.norm.weight", "thinker.audio_tower.proj.bias"), HALF)
+    write_safetensors(folder / "model.safetensors", named | others)
+    report = convert(folder, tmp_path / "model.gguf", type="f32")
+    assert "its 2 tensors for that are left out" in report.notes[0]
     tokens = golden[f"{name}/tokens"].tolist()
     with GGUFFile(tmp_path / "model.gguf") as file, Engine(file) as engine:
         logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"))
