@@ -41,7 +41,7 @@ class Task:
     reply: list[int]
 
     def sampler(self) -> Callable[[Any, Tokens], int]:
-        """Chooses the reply's tokens, one after the other."""
+        """Choose the reply's tokens, one after the other."""
         start, reply = len(self.prompt), self.reply
         return lambda logits, tokens: reply[len(tokens) - start]
 

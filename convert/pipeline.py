@@ -67,7 +67,7 @@ def run_conversion(
     progress: Progress | None = None,
     kernel_progress: KernelProgress | None = None,
 ) -> ConversionReport:
-    """Converts ``source``; ``convert`` tells what may be raised."""
+    """Convert ``source``; ``convert`` tells what may be raised."""
     started = perf_counter()
     with open_checkpoint(source) as checkpoint:
         plan = plan_conversion(checkpoint, options)
@@ -127,7 +127,7 @@ class _Conversion:
         self._progress = progress
 
     def run(self, journal: Journal) -> int:
-        """Does what the journal does not have yet; how many tensors an earlier run had done."""
+        """Do what the journal does not have yet; how many tensors an earlier run had done."""
         if journal.is_complete:
             num_resumed = len(journal.records)
         else:

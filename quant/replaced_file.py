@@ -29,7 +29,7 @@ def named_writes(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file to write to, which becomes ``path`` when the block ends well.
+    """Yield a file to write to, which becomes ``path`` when the block ends well.
 
     It has reached the disk by then. Otherwise ``path`` stays as it was. OSError if the system
     refuses, which names ``path``.

@@ -134,7 +134,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run_cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> CliRunner:
-    """Runs ``edgellama`` with arguments in a process of its own, in an empty folder.
+    """Run ``edgellama`` with arguments in a process of its own, in an empty folder.
 
     Temporary files have a folder of their own, so that none that lies about is found.
     """

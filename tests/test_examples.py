@@ -33,7 +33,7 @@ def notes(tmp_path: Path) -> Path:
 
 
 def run_example(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs an example to its end, which must be a good one."""
+    """Run an example to its end, which must be a good one."""
     result = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         capture_output=True,

@@ -10,7 +10,7 @@ import sys
 
 
 def try_lock(descriptor: int) -> bool:
-    """Locks the open file for this process alone; False if another holds the lock."""
+    """Lock the open file for this process alone; False if another holds the lock."""
     if sys.platform == "win32":
         import msvcrt
 

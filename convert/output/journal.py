@@ -83,18 +83,18 @@ class Journal:
         self.is_complete, self.is_verified = True, is_verified
 
     def keep_first(self, count: int) -> None:
-        """Forgets the records after the first ``count``."""
+        """Forget the records after the first ``count``."""
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)[: 1 + count]
         self._file.truncate(sum(map(len, lines)))
         del self.records[count:]
 
     def close(self) -> None:
-        """Lifts the lock; the journal stays."""
+        """Lift the lock; the journal stays."""
         self._file.close()
 
     def remove(self) -> None:
-        """Deletes the journal: there is nothing left to resume."""
+        """Delete the journal: there is nothing left to resume."""
         try:
             self.path.unlink(missing_ok=True)
         except PermissionError:  # Windows deletes no file that is open
@@ -109,7 +109,7 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _read(self, output: Path, fingerprint: str) -> bool:
-        """Takes over what the file holds; whether it holds anything."""
+        """Take over what the file holds; whether it holds anything."""
         self._file.seek(0)
         # A line that was cut off by the end of a process has no end.
         whole = self._file.read().rpartition(b"\n")[0]

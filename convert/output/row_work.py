@@ -56,7 +56,7 @@ class RowWorker:
             _check_readable(tensor.source)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Compiles the kernels that the tensors need."""
+        """Compile the kernels that the tensors need."""
         quantized = {tensor.format.name for tensor in self._tensors if not tensor.is_copy}
         read = quantized | {tensor.source.format.name for tensor in self._tensors}
         searched = {
@@ -72,7 +72,7 @@ class RowWorker:
         )
 
     def convert(self, chunk: Chunk, write: Write) -> ChunkResult:
-        """Quantizes the chunk and passes it to ``write``."""
+        """Quantize the chunk and pass it to ``write``."""
         tensor = chunk.tensor
         source = tensor.source.rows(chunk.first, chunk.last)
         if tensor.is_copy:

@@ -78,7 +78,7 @@ def sum_tensors(
     num_threads: int,
     report: Report,
 ) -> Generator[TensorSums, None, None]:
-    """Does ``work`` on every chunk with ``num_threads``; the sums of each tensor, in order."""
+    """Do ``work`` on every chunk with ``num_threads``; the sums of each tensor, in order."""
     with closing(run_in_order(work, chunks_of(tensors), num_threads)) as results:
         for chunk, result in results:
             if chunk.first == 0:

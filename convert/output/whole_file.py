@@ -28,7 +28,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yields a path to write to, which becomes ``path`` when the block ends well.
+    """Yield a path to write to, which becomes ``path`` when the block ends well.
 
     Otherwise nothing is left. Raises ConversionError as ``check_output`` does, and for what the
     system refuses meanwhile, such as a full disk.

@@ -44,7 +44,7 @@ class OutputFiles:
         self._write_at(descriptor, rows.reshape(-1).data, offset)
 
     def close(self) -> None:
-        """Closes the files and leaves them as they are."""
+        """Close the files and leave them as they are."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -60,7 +60,7 @@ class OutputFiles:
 
 
 def rename_files(plan: ConversionPlan) -> None:
-    """Gives every finished file its own name; the first, which readers open, comes last.
+    """Give every finished file its own name; the first, which readers open, comes last.
 
     What has its name already is left alone; ConversionError for a file that has neither.
     """
@@ -72,13 +72,13 @@ def rename_files(plan: ConversionPlan) -> None:
 
 
 def remove_partial_files(plan: ConversionPlan) -> None:
-    """Deletes what has been written so far."""
+    """Delete what has been written so far."""
     for file in plan.files:
         partial_path(file.path).unlink(missing_ok=True)
 
 
 def _positioned_writer() -> Callable[[int, memoryview, int], None]:
-    """Writes all of a buffer at an offset of a descriptor; from several threads at once."""
+    """Write all of a buffer at an offset of a descriptor; from several threads at once."""
     if hasattr(os, "pwrite"):
         return _write_all
     lock = threading.Lock()

@@ -55,7 +55,7 @@ class Checkpoint:
         return self._tensors
 
     def close(self) -> None:
-        """Lets go of the files; a mapping ends with the last array or tensor that views it."""
+        """Let go of the files; a mapping ends with the last array or tensor that views it."""
         self._tensors = None
 
     def __enter__(self) -> Checkpoint:

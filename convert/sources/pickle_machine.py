@@ -92,7 +92,7 @@ class _Machine:
         self.position = start
 
     def run(self) -> object:
-        """Executes up to and with STOP."""
+        """Execute up to and with STOP."""
         for _ in range(MAX_OPERATIONS):
             opcode = self._take(1)
             if opcode == pickle.STOP:
@@ -138,7 +138,7 @@ class _Machine:
         return items
 
     def _refer(self, module: object, name: object) -> None:
-        """Pushes what stands in for a name."""
+        """Push what stands in for a name."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError
         text = f"{module}.{name}"
@@ -246,7 +246,7 @@ class _Machine:
         self._push(name.call(arguments))
 
     def build(self) -> None:
-        """Drops the state: attributes of a dictionary or a parameter, which say nothing of it."""
+        """Drop the state: attributes of a dictionary or a parameter, which say nothing of it."""
         self._stack.pop()
         if isinstance(self._stack[-1], Name):
             raise TypeError

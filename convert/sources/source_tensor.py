@@ -31,7 +31,7 @@ class SourceTensor(ABC):
     """
 
     def __init__(self, name: str, shape: Sequence[int], tensor_format: Format) -> None:
-        """Raises ModelFileError if a row is not whole blocks of ``tensor_format``."""
+        """Raise ModelFileError if a row is not whole blocks of ``tensor_format``."""
         self.name = name
         self.shape = tuple(shape)
         self._format = tensor_format
@@ -208,7 +208,7 @@ class PermutedTensor(SourceTensor):
     def _copy_half(
         self, start: int, half: int, low: int, high: int, rows: NDArray[np.uint8]
     ) -> None:
-        """Fills new rows ``low`` to ``high`` of the head at ``start`` with what one half gives."""
+        """Fill new rows ``low`` to ``high`` of the head at ``start`` with what one half gives."""
         first, last = (low - half + 1) // 2, (high - half + 1) // 2
         source = start + half * (self._rotated // 2)
         new_rows = rows[2 * first + half - low : high - low : 2]

@@ -80,7 +80,7 @@ def sentencepiece_vocabulary(
 def _warn_of_differences(
     path: str, pieces: Mapping[str, int], tokenizer: Fields, added: Container[int]
 ) -> None:
-    """Tells of a tokenizer.json with other pieces, one of both being left from another model."""
+    """Tell of a tokenizer.json with other pieces, one of both being left from another model."""
     entries = tokenizer.fields("model").values.get("vocab")
     if not isinstance(entries, dict):
         return
@@ -154,7 +154,7 @@ def added_rules(
 
 
 def add_tokens(table: TokenTable, added: Mapping[int, AddedToken]) -> None:
-    """Puts the added tokens into a table of SentencePiece's.
+    """Put the added tokens into a table of SentencePiece's.
 
     GGUF's readers look for user-defined tokens in the text itself, so these get plain spaces.
     What text can be merged to keeps its score.

@@ -125,7 +125,7 @@ class TokenTable:
         return self._tokens[token]
 
     def put(self, token: int, entry: Token) -> None:
-        """Sets a token, in place of an earlier one with the same id."""
+        """Set a token, in place of an earlier one with the same id."""
         if not 0 <= token < MAX_TOKENS:
             raise ModelFileError(
                 f"{self._source}: token id {token} of {shown(entry.text)}; "

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs one command and leaves the process with its exit code."""
+    """Run one command and leave the process with its exit code."""
     import sys
 
     try:

@@ -109,7 +109,7 @@ class LazyGroup(click.Group):
         return name, command, words
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; a vanished reader and Ctrl-C become exit codes here."""
+        """Run the command; a vanished reader and Ctrl-C become exit codes here."""
         from edgellama.cli.library_warnings import show_warnings
 
         show_warnings()
@@ -138,7 +138,7 @@ def root() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line (default: the process's own) and returns the exit code.
+    """Run one command line (default: the process's own) and return the exit code.
 
     Every error is one line on stderr; EDGELLAMA_DEBUG=1 lets the traceback through.
     """

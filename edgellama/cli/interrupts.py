@@ -40,7 +40,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _raise_interrupts_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Shows what a finalizer or a weak reference's callback raised, but for an interrupt.
+    """Show what a finalizer or a weak reference's callback raised, but for an interrupt.
 
     Python goes on after such a callback as if nothing had been. Another thread sends the interrupt
     again, so that it comes when this function has returned.

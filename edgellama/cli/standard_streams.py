@@ -11,7 +11,7 @@ from typing import TextIO, cast
 
 
 def open_missing() -> None:
-    """Opens nothing in the place of each stream that is closed, as services and cron may do it.
+    """Open nothing in the place of each stream that is closed, as services and cron may do it.
 
     Else a file that is opened later would take its number, and get what is written to it.
     """
@@ -32,7 +32,7 @@ def show_any_text() -> None:
 
 
 def flush_all() -> bool:
-    """Writes what waits; False if a stream did not take it; from then on it takes all silently.
+    """Write what waits; False if a stream did not take it; from then on it takes all silently.
 
     The interpreter flushes once more at its end, and complains with words of its own.
     """
@@ -47,7 +47,7 @@ def flush_all() -> bool:
 
 
 def abandon(stream: TextIO) -> None:
-    """Sends what is still to come from ``stream`` nowhere."""
+    """Send what is still to come from ``stream`` nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

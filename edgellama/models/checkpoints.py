@@ -119,7 +119,7 @@ def _hash(text: str) -> str:
 
 @contextlib.contextmanager
 def _full_disk_told(target: Path) -> Iterator[None]:
-    """Turns what a full disk does to a conversion into a CacheError that says what to do."""
+    """Turn what a full disk does to a conversion into a CacheError that says what to do."""
     try:
         yield
     except (ConversionError, OSError) as error:

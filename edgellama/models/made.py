@@ -92,7 +92,7 @@ def make(
     type_name: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Makes a model, in the place of one that was made with this name before.
+    """Make a model, in the place of one that was made with this name before.
 
     Arguments:
         name: What it is called.

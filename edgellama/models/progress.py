@@ -61,7 +61,7 @@ def check_disk_space(folder: Path, num_bytes: int) -> None:
 
 @contextmanager
 def watch_growth(folder: Path, total_bytes: int, progress: Progress | None) -> Iterator[None]:
-    """Calls ``progress(bytes so far, total_bytes)`` while the files under ``folder`` grow.
+    """Call ``progress(bytes so far, total_bytes)`` while the files under ``folder`` grow.
 
     Counts from the size at entry and never runs backwards. The calls come from another thread.
     """

@@ -153,7 +153,7 @@ def known_names() -> list[str]:
 
 
 def parse_hub_reference(text: str) -> HubReference:
-    """Takes ``hf:OWNER/REPO[:FILE]`` apart; raises InvalidOptionError when it is not one."""
+    """Take ``hf:OWNER/REPO[:FILE]`` apart; raise InvalidOptionError when it is not one."""
     match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?::(.+))?", text)
     parts = re.split(r"[:/\\]", text)
     if match is None or ".." in parts or "." in parts or (match[2] or "").startswith("/"):
@@ -162,7 +162,7 @@ def parse_hub_reference(text: str) -> HubReference:
 
 
 def refuse_address(text: str) -> None:
-    """Raises InvalidOptionError for an address in the web, and says what means the same here."""
+    """Raise InvalidOptionError for an address in the web, and say what means the same here."""
     if re.match(_ADDRESS, text, re.IGNORECASE) is None:
         return
     hub = re.match(_HUB_ADDRESS, text, re.IGNORECASE)

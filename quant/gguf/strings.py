@@ -230,7 +230,7 @@ def _leading_ends(window: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _walk(content: Bytes, ends: array[int], start: int, count: int) -> int:
-    """Appends the ends of ``count`` strings from ``start``; how many there was room for."""
+    """Append the ends of ``count`` strings from ``start``; how many there was room for."""
     unpack = struct.Struct("<Q").unpack_from
     room, num_walked = len(content), 0
     while num_walked < count and room - start >= PREFIX_BYTES:

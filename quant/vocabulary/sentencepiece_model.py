@@ -76,7 +76,7 @@ def processor(proto: bytes) -> Any:
 def model_maker(
     metadata: Mapping[str, object], vocabulary: Vocabulary, unknown_id: int | None
 ) -> Callable[[bool], bytes]:
-    """Makes the serialized model that the metadata's settings and the vocabulary say.
+    """Make the serialized model that the metadata's settings and the vocabulary say.
 
     Whether the library puts a space before text is left to the caller. The metadata are not
     held on to.

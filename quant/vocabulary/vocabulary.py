@@ -61,7 +61,7 @@ class Vocabulary:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Vocabulary:
-        """Reads ``tokens``, ``token_type`` and ``scores``; the latter two may be absent.
+        """Read ``tokens``, ``token_type`` and ``scores``; the latter two may be absent.
 
         The well-known marks of chat formats are control tokens whatever type the file gives them.
         """

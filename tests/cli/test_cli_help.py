@@ -131,7 +131,7 @@ def test_traceback_only_on_request(run_cli: CliRunner) -> None:
 
 
 def failing_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a command ``fail`` into the table that raises ``error``."""
+    """Put a command ``fail`` into the table that raises ``error``."""
 
     def fail() -> None:
         raise error

@@ -32,7 +32,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(run_cli: CliRunner, cache: Path) -> CliRunner:
-    """Runs the command on that cache."""
+    """Run the command on that cache."""
     return partial(run_cli, environment={"EDGELLAMA_CACHE": str(cache)})
 
 

@@ -26,7 +26,7 @@ TORCH = torch_bytes.saved({"w": FLOATS})
 
 
 def fill(folder: Path, **files: bytes | str) -> Path:
-    """Writes files into ``folder``; in their names "__" stands for a dot."""
+    """Write files into ``folder``; in their names "__" stands for a dot."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         raw = content.encode() if isinstance(content, str) else content

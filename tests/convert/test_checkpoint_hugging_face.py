@@ -39,7 +39,7 @@ def shard_names(stem: str, suffix: str) -> list[str]:
 
 
 def write_shards(folder: Path, layout: tuple[str, str, Writer], config: object = None) -> list[str]:
-    """Writes config.json and two shards; returns their names."""
+    """Write config.json and two shards; return their names."""
     stem, suffix, saved = layout
     (folder / "config.json").write_text(json.dumps(config or {"hidden_size": 3}))
     names = shard_names(stem, suffix)
@@ -49,7 +49,7 @@ def write_shards(folder: Path, layout: tuple[str, str, Writer], config: object =
 
 
 def write_index(folder: Path, layout: tuple[str, str, Writer], weight_map: object) -> Path:
-    """Writes the index beside the shards."""
+    """Write the index beside the shards."""
     path = folder / f"{layout[0]}{layout[1]}.index.json"
     path.write_text(json.dumps({"metadata": {"total_size": 72}, "weight_map": weight_map}))
     return path

@@ -79,7 +79,7 @@ def shards_of(
 
 
 def write(folder: Path, shards: list[dict[str, Array]], parameters: object = None) -> Path:
-    """Writes params.json and the shards; returns the folder."""
+    """Write params.json and the shards; return the folder."""
     folder.mkdir(exist_ok=True)
     (folder / "params.json").write_text(json.dumps(parameters or PARAMETERS))
     for number, shard in enumerate(shards):

@@ -67,7 +67,7 @@ def sha256(path: Path) -> str:
 def stop_after(
     source: Path, output: Path, num_tensors: int, monkeypatch: pytest.MonkeyPatch, **arguments: Any
 ) -> None:
-    """Converts until some tensors are finished, and leaves everything as a killed process does."""
+    """Convert until some tensors are finished, and leave everything as a killed process does."""
 
     def add(journal: Journal, record: Any) -> None:
         if len(journal.records) == num_tensors:

@@ -15,7 +15,7 @@ NUM_FILES = 60
 
 
 def use_everything(path: Path) -> None:
-    """Opens ``path`` and touches every byte of every tensor that can be read."""
+    """Open ``path`` and touch every byte of every tensor that can be read."""
     for tensor in read_torch(path).values():
         try:
             num_bytes = tensor.num_bytes

@@ -72,7 +72,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(has_body=True)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keeps the test's output clean."""
+        """Keep the test's output clean."""
 
     def _answer(self, *, has_body: bool) -> None:
         hub, path = self.serves, self.path.partition("?")[0]

@@ -38,7 +38,7 @@ class StallingIndex(http.server.BaseHTTPRequestHandler):
         self.wfile.write(page)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keeps the test's output clean."""
+        """Keep the test's output clean."""
 
 
 @contextmanager

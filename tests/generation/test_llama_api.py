@@ -37,13 +37,13 @@ MakeFile = Callable[..., Path]
 
 @pytest.fixture
 def make_file(tmp_path: Path) -> MakeFile:
-    """Writes a tiny model with the given differences and returns its path."""
+    """Write a tiny model with the given differences and return its path."""
     return lambda **own: write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(**own))
 
 
 @pytest.fixture
 def numpy_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the facade run on the NumPy engine, for what does not depend on the engine."""
+    """Let the facade run on the NumPy engine, for what does not depend on the engine."""
     monkeypatch.setattr(loading, "Engine", NumpyEngine)
 
 

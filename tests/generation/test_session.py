@@ -63,7 +63,7 @@ def session(engine: NumpyEngine, tokenizer: Tokenizer) -> Session:
 
 @pytest.fixture
 def scripted(tokenizer: Tokenizer) -> Callable[..., tuple[Session, ScriptedEngine]]:
-    """Makes a session whose model says the given text or tokens, over and over its last."""
+    """Make a session whose model says the given text or tokens, over and over its last."""
 
     def make(script: str | list[int], **options: Any) -> tuple[Session, ScriptedEngine]:
         tokens = list(script.encode()) if isinstance(script, str) else script

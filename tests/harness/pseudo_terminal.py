@@ -53,11 +53,11 @@ class Terminal:
         self.output = b""
 
     def type(self, keys: str) -> None:
-        """Sends keys as a keyboard would."""
+        """Send keys as a keyboard would."""
         os.write(self._descriptor, keys.encode())
 
     def wait_for(self, text: bytes, *, after: int, timeout_s: float = 60) -> int:
-        """Reads until ``text`` has come after position ``after``; returns the position behind.
+        """Read until ``text`` has come after position ``after``; return the position behind.
 
         Where lines are wrapped or not is left out.
         """
@@ -78,7 +78,7 @@ class Terminal:
         return bool(termios.tcgetattr(self._descriptor)[3] & termios.ECHO)
 
     def exit_code(self, timeout_s: float = 60) -> int:
-        """Waits for the end of the process."""
+        """Wait for the end of the process."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if select.select([self._descriptor], [], [], 0.1)[0]:

@@ -38,7 +38,7 @@ class Screen(io.StringIO):
         return [*self.scrollback, *rows]
 
     def write(self, text: str) -> int:
-        """Obeys a text."""
+        """Obey a text."""
         position = 0
         while position < len(text):
             found = _PIECE.match(text, position)

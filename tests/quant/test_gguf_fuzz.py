@@ -15,7 +15,7 @@ NUM_FILES = 4000
 
 
 def use_everything(path: Path) -> None:
-    """Opens ``path`` and touches every value and every byte of every tensor."""
+    """Open ``path`` and touch every value and every byte of every tensor."""
     with GGUFFile(path) as file:
         for value in file.metadata.values():
             if isinstance(value, StringArray):

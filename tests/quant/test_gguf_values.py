@@ -46,7 +46,7 @@ def written(path: Path, **options: Any) -> gguf.GGUFWriter:
 
 
 def finish(writer: gguf.GGUFWriter) -> None:
-    """Writes and closes the file."""
+    """Write and close the file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

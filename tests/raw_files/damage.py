@@ -14,13 +14,13 @@ Mutation = Callable[[random.Random, bytearray], None]
 
 
 def flip_bits(rng: random.Random, content: bytearray) -> None:
-    """Flips up to eight bits."""
+    """Flip up to eight bits."""
     for _ in range(rng.randint(1, 8)):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
 
 
 def overwrite_number(rng: random.Random, content: bytearray) -> None:
-    """Writes an interesting number over four or eight bytes."""
+    """Write an interesting number over four or eight bytes."""
     number = rng.choice(NUMBERS)
     code = "<Q" if number >= 2**32 or rng.random() < 0.5 else "<I"
     start = rng.randrange(len(content) - 8)
@@ -28,26 +28,26 @@ def overwrite_number(rng: random.Random, content: bytearray) -> None:
 
 
 def nudge_number(rng: random.Random, content: bytearray) -> None:
-    """Adds or subtracts a little from one byte that is not zero."""
+    """Add or subtract a little from one byte that is not zero."""
     places = [i for i, byte in enumerate(content) if byte]
     place = rng.choice(places)
     content[place] = (content[place] + rng.randint(-9, 9)) % 256
 
 
 def delete_bytes(rng: random.Random, content: bytearray) -> None:
-    """Takes a few bytes out."""
+    """Take a few bytes out."""
     start = rng.randrange(len(content))
     del content[start : start + rng.randint(1, 40)]
 
 
 def repeat_bytes(rng: random.Random, content: bytearray) -> None:
-    """Copies a piece of the file to another place in it."""
+    """Copy a piece of the file to another place in it."""
     start, to = rng.randrange(len(content)), rng.randrange(len(content))
     content[to:to] = content[start : start + rng.randint(1, 80)]
 
 
 def cut(rng: random.Random, content: bytearray) -> None:
-    """Cuts the end off."""
+    """Cut the end off."""
     del content[rng.randrange(len(content)) :]
 
 

@@ -34,7 +34,7 @@ def reference_ids(case: Case) -> list[list[int]]:
 
 
 def main() -> None:
-    """Writes the file and says how large it is."""
+    """Write the file and say how large it is."""
     rows = {name: reference_ids(case) for name, case in CASES.items()}
     np.savez_compressed(
         GOLDEN,

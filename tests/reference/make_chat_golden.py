@@ -78,7 +78,7 @@ BOS, EOS = "<s>", "</s>"
 
 
 def main() -> None:
-    """Writes every template with every conversation, with and without the reply's start."""
+    """Write every template with every conversation, with and without the reply's start."""
     cases: list[dict[str, Any]] = []
     for name, template in TEMPLATES.items():
         for conversation, turns in CONVERSATIONS.items():

@@ -93,7 +93,7 @@ def mistral() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Writes the file."""
+    """Write the file."""
     cases = [*fastchat(), *meta(), *mistral()]
     GOLDEN.write_text(json.dumps(cases, indent=1) + "\n", "ascii")
 

@@ -67,7 +67,7 @@ def _unescaped(literal: str) -> str:
 
 
 def main(path: str) -> None:
-    """Writes the file."""
+    """Write the file."""
     source = Path(path).read_text("utf-8")
     content = {"patterns": patterns_by_type(source), "names": names(source)}
     PATTERNS.write_text(json.dumps(content, indent=1) + "\n", "ascii")

@@ -52,7 +52,7 @@ def references() -> dict[str, Encode]:
 
 
 def main() -> None:
-    """Writes the file and says how large it is."""
+    """Write the file and say how large it is."""
     arrays = {}
     for name, encode in references().items():
         ids = [encode(text) for text in hard_text()]

@@ -85,7 +85,7 @@ VARIABLES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Writes every template with every conversation that it takes."""
+    """Write every template with every conversation that it takes."""
     cases: list[dict[str, Any]] = []
     for path in sorted((DATA / "tool_templates").glob("*.jinja")):
         for name, messages in CONVERSATIONS.items():

@@ -18,7 +18,7 @@ def counting(*shape: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Writes the files."""
+    """Write the files."""
     shared = counting(6, 4)
     with_attribute = torch.nn.Parameter(counting(2, 2))
     with_attribute.tag = "kept by torch, of no meaning to a weight"

@@ -83,15 +83,15 @@ class Chat:
             raise
 
     def answer(self, message: str) -> None:
-        """Streams the reply to ``message``; Ctrl-C stops it and goes on as KeyboardInterrupt."""
+        """Stream the reply to ``message``; Ctrl-C stops it and goes on as KeyboardInterrupt."""
         self._show(self.conversation.stream(message))
 
     def regenerate(self) -> None:
-        """Streams another reply to the last message."""
+        """Stream another reply to the last message."""
         self._show(self.conversation.regenerate())
 
     def use_model(self, path: Path) -> None:
-        """Goes on with another model, which reads the conversation so far at the next reply."""
+        """Continue with another model, which reads the conversation so far at the next reply."""
         llama, conversation = self._open(path)
         try:
             conversation.messages = list(self.conversation.messages)
@@ -108,7 +108,7 @@ class Chat:
         self.given = dict(given)
 
     def resume(self) -> None:
-        """Goes on with the kept conversation, if it is there, and shows where it was."""
+        """Continue the kept conversation, if there is one, and show where it was."""
         if self.kept is None:
             return
         if not self.kept.exists:
@@ -126,18 +126,18 @@ class Chat:
             self._show_last(messages)
 
     def keep(self) -> None:
-        """Writes the messages, if the conversation is kept and has any or had some before."""
+        """Write the messages, if the conversation is kept and has any or had some before."""
         if self.kept is not None and (self.is_begun or self.kept.exists):
             self.kept.save_messages(self.conversation, self.path)
 
     def keep_as(self, kept: KeptConversation) -> None:
-        """Keeps the conversation under this name from now on."""
+        """Keep the conversation under this name from now on."""
         self._hold(kept)
         self._computed = ()
         self.keep()
 
     def close(self) -> None:
-        """Closes the model; what a kept conversation has computed is written before."""
+        """Close the model; what a kept conversation has computed is written before."""
         try:
             self._keep_session()
         except (EdgellamaError, OSError) as error:

@@ -54,7 +54,7 @@ class SlashCommand:
 
 
 def run_command(chat: Chat, line: str) -> str | None:
-    """Runs ``/name rest`` and returns what to show; None if the line is no command.
+    """Run ``/name rest`` and return what to show; None if the line is no command.
 
     InvalidOptionError for a name that is nearly one, and for more than a command takes.
     """

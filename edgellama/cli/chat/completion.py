@@ -19,7 +19,7 @@ Words = Callable[[str], Iterable[str]]
 def chat_completer(
     commands: Sequence[str], arguments: Mapping[str, Words], file_commands: Sequence[str]
 ) -> Completer:
-    """Completes the first word of a message that starts with a slash, and what follows it."""
+    """Complete the first word of a message that starts with a slash, and what follows it."""
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document as TextSoFar
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def silent_keyboard() -> Iterator[None]:
-    """Turns the terminal's echo off, and on again however the block ends.
+    """Turn the terminal's echo off, and on again however the block ends.
 
     The terminal keeps what is typed meanwhile until somebody reads it. Ctrl-C works as ever.
     Without a terminal, and on Windows, where only a reader makes an echo, nothing changes.

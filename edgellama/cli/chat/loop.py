@@ -49,7 +49,7 @@ def transcribe(chat: Chat, reader: MessageReader) -> None:
 
 
 def respond(chat: Chat, message: UserMessage) -> None:
-    """Obeys a slash command or answers a message; an empty one is passed over."""
+    """Obey a slash command or answer a message; an empty one is passed over."""
     shown = None if message.is_quoted else run_command(chat, message.text)
     if shown is not None:
         chat.keep()

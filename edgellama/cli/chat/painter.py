@@ -39,7 +39,7 @@ class Painter:
         return max(1, self._size().columns - 1)
 
     def paint(self, lines: Sequence[Line]) -> None:
-        """Puts ``lines`` in the place of those painted last."""
+        """Put ``lines`` in the place of those painted last."""
         columns, rows = self._size()
         old = self._lines
         written: list[str] = []
@@ -58,7 +58,7 @@ class Painter:
             self._write("".join(written))
 
     def commit(self, lines: Sequence[Line]) -> None:
-        """Paints ``lines`` for the last time, and ends them with a line break."""
+        """Paint ``lines`` for the last time, and end them with a line break."""
         self.paint(lines)
         if lines:
             self._write("\r\n")
@@ -80,7 +80,7 @@ class Painter:
         return move + "\r\n".join(new) + erase
 
     def _erase_all(self, columns: int) -> str:
-        """Takes away what the terminal has made of the lines after its width has changed."""
+        """Take away what the terminal has made of the lines after its width has changed."""
         num_rows = sum(max(1, -(-line.num_columns // columns)) for line in self._lines)
         up = num_rows - 1
         return (f"\x1b[{up}A" if up > 0 else "") + "\r" + ERASE_BELOW

@@ -32,23 +32,23 @@ class ReplyView(Protocol):
     """Where a reply goes."""
 
     def add(self, text: str) -> None:
-        """Takes the next piece of text."""
+        """Take the next piece of text."""
         ...
 
     def think(self, text: str) -> None:
-        """Takes the next piece of what the model thinks before its text."""
+        """Take the next piece of what the model thinks before its text."""
         ...
 
     def wait(self, text: str) -> None:
-        """Takes the same where nobody wants to see it."""
+        """Take the same where nobody wants to see it."""
         ...
 
     def idle(self, num_done: int, num_wanted: int) -> None:
-        """Hears that nothing came; ``num_done`` tokens of ``num_wanted`` of the prompt are read."""
+        """Hear that nothing came; ``num_done`` tokens of ``num_wanted`` of the prompt are read."""
         ...
 
     def end(self) -> None:
-        """Ends the reply with a line break."""
+        """End the reply with a line break."""
         ...
 
 
@@ -63,7 +63,7 @@ class PlainReply:
         self._thoughts = None if seen is None else DimText(seen, "thinking")
 
     def add(self, text: str) -> None:
-        """Writes the text at once."""
+        """Write the text at once."""
         if text:
             self._erase_sign()
             if self._thoughts is not None:
@@ -72,17 +72,17 @@ class PlainReply:
         self._stream.flush()
 
     def think(self, text: str) -> None:
-        """Writes it dimmed, if there is a terminal."""
+        """Write it dimmed, if there is a terminal."""
         if self._thoughts is not None:
             self._erase_sign()
             self._thoughts.add(text)
 
     def wait(self, text: str) -> None:
-        """Shows a sign of life."""
+        """Show a sign of life."""
         self.idle(0, 0)
 
     def idle(self, num_done: int, num_wanted: int) -> None:
-        """Shows a sign of life until the first text."""
+        """Show a sign of life until the first text."""
         if self._sign is not None:
             self._sign.show(num_done, num_wanted)
 
@@ -92,7 +92,7 @@ class PlainReply:
             self._sign = None
 
     def end(self) -> None:
-        """Ends the line."""
+        """End the line."""
         self._erase_sign()
         if self._thoughts is not None:
             self._thoughts.end()
@@ -115,7 +115,7 @@ class RenderedReply:
         self._thoughts = PaintedThoughts(painter, renderer.dim_lines)
 
     def add(self, text: str) -> None:
-        """Paints the text, unless the last time is only just past."""
+        """Paint the text, unless the last time is only just past."""
         if not text:
             return  # Nothing but thinking came, whose last line is painted where this would be.
         if self._thoughts.end():
@@ -126,15 +126,15 @@ class RenderedReply:
             self._paint()
 
     def think(self, text: str) -> None:
-        """Paints it dimmed, above the text."""
+        """Paint it dimmed, above the text."""
         self._thoughts.add(text)
 
     def wait(self, text: str) -> None:
-        """Shows a sign of life."""
+        """Show a sign of life."""
         self._sign.show(0, 0)
 
     def idle(self, num_done: int, num_wanted: int) -> None:
-        """Paints what was left, or a sign of life until the first text."""
+        """Paint what was left, or a sign of life until the first text."""
         if self._thoughts.is_begun:
             self._thoughts.paint()
         elif not self._is_painted:
@@ -143,7 +143,7 @@ class RenderedReply:
             self._sign.show(num_done, num_wanted)
 
     def end(self) -> None:
-        """Paints the rest; a reply without text leaves nothing."""
+        """Paint the rest; a reply without text leaves nothing."""
         self._thoughts.end()
         self._paint()
         self._painter.commit(self._lines(self._open))
@@ -176,14 +176,14 @@ class SignOfLife:
         self._started = monotonic()
 
     def show(self, num_done: int, num_wanted: int) -> None:
-        """Paints it anew; ``num_done`` tokens of ``num_wanted`` of the prompt are read."""
+        """Paint it anew; ``num_done`` tokens of ``num_wanted`` of the prompt are read."""
         seconds = monotonic() - self._started
         if seconds >= SIGN_OF_LIFE_SECONDS:
             sign = sign_of_life(seconds, num_done, num_wanted, self._painter.width)
             self._painter.paint([Line(sign, len(sign))])
 
     def erase(self) -> None:
-        """Leaves nothing of it."""
+        """Leave nothing of it."""
         self._painter.paint([])
 
 

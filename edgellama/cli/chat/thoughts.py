@@ -26,14 +26,14 @@ class PaintedThoughts:
         self.is_begun = False
 
     def add(self, text: str) -> None:
-        """Paints the text, unless the last time is only just past."""
+        """Paint the text, unless the last time is only just past."""
         self.is_begun = True
         self._open += printable(text)
         if monotonic() - self._painted >= PAINT_SECONDS:
             self.paint()
 
     def paint(self) -> None:
-        """Paints the lines so far."""
+        """Paint the lines so far."""
         whole, line_break, self._open = self._open.rpartition("\n")
         if line_break:
             self._painter.commit(self._lines(whole))
@@ -41,7 +41,7 @@ class PaintedThoughts:
         self._painted = monotonic()
 
     def end(self) -> bool:
-        """Leaves all of it above the reply; whether there was any."""
+        """Leave all of it above the reply; whether there was any."""
         was_begun, self.is_begun = self.is_begun, False
         if was_begun:
             self.paint()

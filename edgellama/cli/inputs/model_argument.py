@@ -107,7 +107,7 @@ def open_model(path: Path, **options: Any) -> Llama:
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:
-    """Pulls a model, showing how far it has come on stderr."""
+    """Pull a model, showing how far it has come on stderr."""
     with terminal.byte_progress(f"downloading {name}") as report:
         from edgellama.models import pulling
 

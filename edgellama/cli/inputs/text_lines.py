@@ -23,7 +23,7 @@ STANDARD_STREAM = "-"
 
 
 def lines_option(what: str) -> Callable[[Command], Command]:
-    """Adds the file whose lines are texts."""
+    """Add the file whose lines are texts."""
     return click.option(
         *("-f", "--file"),
         type=PATH,

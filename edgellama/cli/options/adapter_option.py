@@ -53,7 +53,7 @@ class AdapterFile(click.ParamType[AdapterPath]):
 
 
 def adapter_option(text: str = USE_HELP) -> Callable[[Command], Command]:
-    """Adds --lora, which gives ``adapters``."""
+    """Add --lora, which gives ``adapters``."""
     return click.option(
         "--lora",
         "adapters",

@@ -46,7 +46,7 @@ OPTIONS = (
 
 
 def answer_options(command: Command) -> Command:
-    """Adds what a text must look like; ``answer_arguments`` makes arguments of it."""
+    """Add options for the form of a text; ``answer_arguments`` makes arguments of them."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command

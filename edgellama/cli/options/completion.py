@@ -46,7 +46,7 @@ class Named(click.ParamType[str]):
 
 
 def register_shells() -> None:
-    """Lets bash complete names with colons, which it takes for the ends of words."""
+    """Let bash complete names with colons, which it takes for the ends of words."""
     from click.shell_completion import BashComplete, add_completion_class
 
     class Bash(BashComplete):

@@ -54,7 +54,7 @@ ENGINE_ARGUMENTS = (
 
 
 def engine_options(command: Command) -> Command:
-    """Adds what decides how a model is loaded that writes texts."""
+    """Add options for loading a model that writes texts."""
     command = click.option("--draft", type=MODEL, metavar="MODEL", help=DRAFT_HELP)(command)
     command = click.option(
         "--speculation",
@@ -73,7 +73,7 @@ def engine_options(command: Command) -> Command:
 
 
 def reading_options(command: Command) -> Command:
-    """Adds what decides how a model is loaded that only reads texts."""
+    """Add options for loading a model that only reads texts."""
     command = attention_options(command)
     command = click.option(
         "--rope-scaling", metavar="TYPE:N", help=f"{ROPE_SCALING_HELP}  [default: the model's own]"
@@ -94,14 +94,14 @@ def reading_options(command: Command) -> Command:
 
 
 def attention_options(command: Command) -> Command:
-    """Adds where attention is computed."""
+    """Add options for where attention is computed."""
     return click.option(
         "--attention", type=click.Choice(ATTENTION_MODES), help=f"{ATTENTION_HELP}  [default: auto]"
     )(gpu_options(command))
 
 
 def gpu_options(command: Command) -> Command:
-    """Adds which card is used, and how much of it."""
+    """Add options for the card and its memory."""
     command = click.option("--gpu-memory", type=ByteSize(), metavar="SIZE", help=GPU_MEMORY_HELP)(
         command
     )
@@ -117,7 +117,7 @@ def take_attention(options: dict[str, Any]) -> AttentionChoice:
 
 
 def type_option(command: Command) -> Command:
-    """Adds the type that the model is converted to before it runs."""
+    """Add the option for the type that a model is converted to before it runs."""
     return click.option(
         "--type",
         "type_name",

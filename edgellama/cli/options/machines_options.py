@@ -17,7 +17,7 @@ MACHINES_HELP = (
 
 
 def machines_option(*, required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds the machines that a model's layers are spread over."""
+    """Add the option for the machines that a model's layers are spread over."""
     return click.option(
         "--machines", "machines_text", required=required, metavar="FILE|M,...", help=MACHINES_HELP
     )
@@ -31,7 +31,7 @@ address_option = click.option(
 
 
 def machines_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds that the model may lie on several machines, for commands of one machine, too.
+    """Add options for several machines to a command that also runs on one.
 
     A UsageError for an address that no machines need.
     """

@@ -29,7 +29,7 @@ KV_TYPES_HELP = (
 def count_option(
     *names: str, text: str, default: int | None = None, kind: type[click.IntRange] = click.IntRange
 ) -> Callable[[Command], Command]:
-    """Adds an option that takes a whole number from 1 on."""
+    """Add an option that takes a whole number from 1 on."""
     return click.option(
         *names,
         type=kind(min=1),
@@ -56,7 +56,7 @@ max_tokens_option = count_option(
 
 
 def limit_options(command: Command) -> Command:
-    """Adds what ends a text, and what it must not contain."""
+    """Add options for what ends a text, and what it must not contain."""
     command = click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
@@ -86,13 +86,13 @@ def _none_if_empty(
 
 
 def shown_thinking_options(command: Command) -> Command:
-    """Adds whether a model is to think before it answers, and whether that is shown."""
+    """Add options for thinking before an answer, and for showing it."""
     hide = click.option("--hide-thinking", is_flag=True, help="Do not show the thinking.")
     return thinking_options(hide(command))
 
 
 def thinking_options(command: Command) -> Command:
-    """Adds whether a model is to think before it answers, and how long."""
+    """Add options for thinking before an answer, and for its limit."""
     command = click.option(
         *("--max-thinking", "max_reasoning_tokens"),
         type=TokenCount(min=0),
@@ -120,7 +120,7 @@ kv_type_option = click.option(
 def text_file_option(
     text: str, *, required: bool = False, metavar: str = "FILE"
 ) -> Callable[[Command], Command]:
-    """Adds the file that a text is read from."""
+    """Add the option for the file that a text is read from."""
     return click.option(
         *("-f", "--file"),
         required=required,
@@ -131,14 +131,14 @@ def text_file_option(
 
 
 def json_option(text: str = "Print one JSON object.") -> Callable[[Command], Command]:
-    """Adds the switch from what people read to what programs do."""
+    """Add the switch from output for people to JSON."""
     return click.option("--json", "as_json", is_flag=True, help=text)
 
 
 def style_option(
     what: str = "figures", *, more: Sequence[str] = ()
 ) -> Callable[[Command], Command]:
-    """Adds how a table is printed, ``more`` ways beside those of all tables."""
+    """Add the option for a table's style; ``more``: styles beside those of all tables."""
     output = click.option(
         *("-o", "--output", "style"),
         type=click.Choice(["md", "csv", "json", *more]),
@@ -159,7 +159,7 @@ def style_option(
 
 
 def overwrite_option(file: str) -> Callable[[Command], Command]:
-    """Adds that a file may be replaced."""
+    """Add the option that lets a file be replaced."""
     return click.option("--overwrite", is_flag=True, help=f"Replace {file} if it is there.")
 
 

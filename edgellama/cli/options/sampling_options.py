@@ -32,7 +32,7 @@ SAMPLING_HELP = (
 
 
 def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
-    """Adds the options of SAMPLING_OPTIONS, with the defaults of a chat or of plain text."""
+    """Add the options of SAMPLING_OPTIONS, with the defaults of a chat or of plain text."""
 
     def add(command: Command) -> Command:
         command = click.option(

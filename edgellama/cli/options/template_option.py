@@ -25,7 +25,7 @@ HELP = (
 
 
 def template_option(command: Command) -> Command:
-    """Adds ``--template``, whose value is a name or Jinja source."""
+    """Add ``--template``, whose value is a name or Jinja source."""
     return click.option(
         "--template", type=TEMPLATE, callback=_chosen, metavar="NAME|FILE", help=HELP
     )(command)

@@ -32,7 +32,7 @@ class Counts:
 
 @contextmanager
 def batch_progress(num_lines: int | None, target: str) -> Iterator[Callable[[Counts], None]]:
-    """Yields what shows the counts; ``num_lines`` None is not known.
+    """Yield what shows the counts; ``num_lines`` None is not known.
 
     At the end a line sums up, also where an interruption ends it, and says how to go on.
     """

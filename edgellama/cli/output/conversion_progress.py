@@ -18,7 +18,7 @@ NAME_WIDTH = 26
 
 @contextmanager
 def conversion_progress() -> Iterator[Callable[[ConversionProgress], None] | None]:
-    """Yields what ``convert`` takes as ``progress``; nothing is shown before the first report."""
+    """Yield what ``convert`` takes as ``progress``; nothing is shown before the first report."""
     if not sys.stderr.isatty():
         yield None
         return

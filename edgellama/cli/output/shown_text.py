@@ -20,12 +20,12 @@ class ShownText:
         self._thinking = None if seen is None else DimText(seen, "thinking")
 
     def think(self, text: str) -> None:
-        """Shows a piece of thinking, dimmed, if there is a terminal."""
+        """Show a piece of thinking, dimmed, if there is a terminal."""
         if self._thinking is not None:
             self._thinking.add(text)
 
     def write(self, text: str) -> None:
-        """Writes a piece of the text at once, below what was thought."""
+        """Write a piece of the text at once, below what was thought."""
         if self._is_silent or not text:
             return
         self.end_thinking()
@@ -33,6 +33,6 @@ class ShownText:
         sys.stdout.flush()
 
     def end_thinking(self) -> None:
-        """Ends what was thought, also where no text came."""
+        """End what was thought, also where no text came."""
         if self._thinking is not None:
             self._thinking.end()

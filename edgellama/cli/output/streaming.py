@@ -34,7 +34,7 @@ def run_stream(
     idle: Callable[[], None] = lambda: None,
     think: Callable[[str], None] = lambda text: None,
 ) -> float:
-    """Takes every chunk of ``stream`` and shows its text, in order.
+    """Take every chunk of ``stream`` and show its text, in order.
 
     ``think`` is called with what the model thinks before it says anything, ``idle`` several times a
     second while nothing comes. Returns the process's age in seconds when the first token was shown

@@ -50,14 +50,14 @@ class DimText:
         self._is_open = False
 
     def add(self, text: str) -> None:
-        """Writes a piece at once."""
+        """Write a piece at once."""
         word = "" if self._is_open or may_colour(self._stream) else f"{self._word}: "
         self._is_open = True
         self._stream.write(dim(word + printable(text), self._stream))
         self._stream.flush()
 
     def end(self) -> None:
-        """Ends the paragraph, if it was begun."""
+        """End the paragraph, if it was begun."""
         if self._is_open:
             self._is_open = False
             self._stream.write("\n\n")

@@ -113,7 +113,7 @@ class StepRunner:
         self.card: CardPart | None = None
 
     def step_ops(self, pages: AnyLayout) -> StepOps:
-        """Writes steps over pages of a layout that nobody runs."""
+        """Write steps over pages of a layout that nobody runs."""
         writer = replace(self._writer, hooks=())
         return StepOps(writer, self.kinds, self.attention(pages), self._output.rows)
 
@@ -262,7 +262,7 @@ class StepRunner:
 
     @property
     def _run(self) -> Callable[..., bool]:
-        """Runs ops, and calls hooks between them: see ``HookedParts.run``."""
+        """Run ops, and call hooks between them: see ``HookedParts.run``."""
         return partial(self._parts.run, self._writer.hooks)
 
     @property

@@ -298,7 +298,7 @@ class Tokenizer(ProcessBound, ABC):
         return self._matcher([])
 
     def _matcher(self, control: Sequence[int]) -> AddedTokenMatcher:
-        """Looks for these tokens, and for the user-defined ones that are found in any text."""
+        """Look for these tokens, and for the user-defined ones that are found in any text."""
         matched = self._vocabulary.ids_of(TokenType.USER_DEFINED)
         if not self.matches_user_defined:
             matched = [token for token in matched if token in self._rules.added]
