@@ -27,7 +27,7 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.typing_backports import Unpack
 from edgellama.sampling.options import check_option_names
-from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
+from edgellama.sampling.presets import chat_sampling, merged_options
 
 CHAT_PARAMETERS = ("system", "messages", "template", "when_full")
 
@@ -249,7 +249,7 @@ class Llama(JudgingModel):
         requests = BatchPrompts(
             self.tokenizer,
             cache(partial(self._chat_template, template)),
-            self.sampling_defaults or CHAT_SAMPLING,
+            chat_sampling(self.metadata),
             options,
             self.context_length,
         )
@@ -300,7 +300,8 @@ class Llama(JudgingModel):
             options: ChatOptions for every reply, such as ``tools``, and ``adapters`` for the
                 session. The defaults of sampling are those that the file recommends
                 (``sampling_defaults``). If it recommends none, a repetition penalty of 1.1 and DRY
-                keep small models from looping.
+                keep small models from looping; SmolLM2 also gets what its authors recommend, a
+                temperature of 0.2 and a top_p of 0.9.
 
         Returns:
             The conversation, a context manager; closing it gives its memory back.
@@ -324,7 +325,7 @@ class Llama(JudgingModel):
         from edgellama.generation.chat.conversation import Conversation
 
         check_option_names(options, CHAT_OPTION_NAMES, CHAT_PARAMETERS)
-        defaults = self.sampling_defaults or CHAT_SAMPLING
+        defaults = chat_sampling(self.metadata)
         options = cast("ChatOptions", merged_options(defaults, options))
         chosen = self._chat_template(template)
         adapters = options.pop("adapters", None)

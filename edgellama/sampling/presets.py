@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import RULES, SamplingArguments
@@ -22,6 +22,22 @@ CHAT_SAMPLING: SamplingArguments = {
 
 What the user wrote is not counted: an answer must be able to quote it.
 """
+
+_OF_FAMILIES: Mapping[str, SamplingArguments] = MappingProxyType(
+    {"smollm2": {**CHAT_SAMPLING, "temperature": 0.2, "top_p": 0.9}}
+)
+"""For chats with models whose authors recommend in words what their files do not, by the
+``general.basename`` of the file in small letters."""
+
+
+def chat_sampling(metadata: Mapping[str, Any]) -> SamplingArguments:
+    """What chats with a model sample with if nothing is said, by the metadata of its file."""
+    from edgellama.quant.sampling_keys import recommended_sampling  # which imports NumPy
+
+    if recommended := recommended_sampling(metadata):
+        return cast("SamplingArguments", recommended)
+    family = str(metadata.get("general.basename")).lower()
+    return _OF_FAMILIES.get(family, CHAT_SAMPLING)
 
 
 PRESETS: Mapping[str, SamplingArguments] = MappingProxyType(

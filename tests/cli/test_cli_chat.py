@@ -132,7 +132,7 @@ def test_commands_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
         ("/sav x", b"did you mean /save?"),
         ("/undo", b"taken back: /usr/bin is a folder"),
         ("/set temp 0.5", b"temperature is 0.5"),
-        ("/set temp default", b"temperature is 0.8"),
+        ("/set temp default", b"temperature is 0.2"),
         ("/set topk 1", b"did you mean top_k?"),
         ("/set top_p 2", b"error: top_p is 2.0; allowed: "),
         ("/show", b"peak memory"),

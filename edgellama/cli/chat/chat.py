@@ -19,7 +19,7 @@ from edgellama.cli.output.streaming import run_stream, speed_line
 from edgellama.cli.output.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.records import dataclass
-from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
+from edgellama.sampling.presets import chat_sampling, merged_options
 
 if TYPE_CHECKING:
     from edgellama.cli.chat.reply_view import ReplyView
@@ -103,7 +103,7 @@ class Chat:
 
     def set_options(self, given: Mapping[str, Any]) -> None:
         """Options of replies from now on, in place of those given so far; the rest is default."""
-        defaults = self.llama.sampling_defaults or CHAT_SAMPLING
+        defaults = chat_sampling(self.llama.metadata)
         self.conversation.options = cast("ChatOptions", merged_options(defaults, given))
         self.given = dict(given)
 

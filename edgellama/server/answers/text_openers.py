@@ -14,7 +14,7 @@ from edgellama.generation.arguments import check_may_fit, check_messages_may_fit
 from edgellama.generation.chat.chat_format import ChatFormat
 from edgellama.generation.chat.messages import checked_messages
 from edgellama.generation.text_options import layered_options
-from edgellama.sampling.presets import CHAT_SAMPLING
+from edgellama.sampling.presets import chat_sampling
 from edgellama.server.fields.chat_messages import system_in_front
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def chat_request(
     with llama.chat(template=template or None) as chat:
         chat_format = ChatFormat(llama.tokenizer, chat.template)
     is_begun = messages[-1]["role"] == "assistant"
-    given = layered_options(llama.sampling_defaults or CHAT_SAMPLING, options)
+    given = layered_options(chat_sampling(llama.metadata), options)
     asked = chat_format.reply_request(given, continues=is_begun)
     has_later_system = any(message["role"] == "system" for message in messages[1:])
     if has_later_system and not _shows_later_system(chat_format.template):
