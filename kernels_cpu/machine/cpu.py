@@ -96,6 +96,17 @@ AVX2 = Tier(
     requires=frozenset({"avx2", "fma", "f16c", "bmi2"}),
     dot4="pairs",
 )
+SSE4 = Tier(
+    name="sse4",
+    lanes=4,
+    llvm_cpu="x86-64-v2",
+    requires=frozenset({"ssse3", "sse4.1", "sse4.2", "popcnt"}),
+    has_f16_conversion=False,
+    has_fma=False,
+    dot4="pairs",
+    rounds_like="generic",
+)
+"""x86 without AVX2, such as Intel's Celeron and Pentium up to 2022."""
 NEON_DOTPROD = Tier(
     name="neon",
     lanes=4,
@@ -128,7 +139,7 @@ GENERIC = Tier(
     has_byte_shuffle=False,
     dot4="plain",
 )
-TIERS: tuple[Tier, ...] = (AMX, AVX512VNNI, AVXVNNI, AVX2, NEON_DOTPROD, ARMV8, GENERIC)
+TIERS: tuple[Tier, ...] = (AMX, AVX512VNNI, AVXVNNI, AVX2, SSE4, NEON_DOTPROD, ARMV8, GENERIC)
 """Fastest first."""
 
 

@@ -30,7 +30,7 @@ from edgellama.kernels_cpu.simd.vectors import (
     shuffle,
     tier_of,
 )
-from edgellama.kernels_cpu.simd.weight_bytes import shuffle_in_pieces
+from edgellama.kernels_cpu.simd.whole_registers import shuffle_in_pieces
 
 Function = Callable[..., Any]
 

@@ -26,7 +26,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     I16,
     I32,
     I64,
-    call_llvm,
     constant,
     llvm_vector,
     load_at,
@@ -36,10 +35,11 @@ from edgellama.kernels_cpu.simd.vectors import (
     tier_of,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import (
-    PAIR_INSTRUCTIONS,
+    add_pairs,
     bias_of,
     dot4_into,
 )
+from edgellama.kernels_cpu.simd.whole_registers import multiply_bytes
 
 WORD = 4
 """Bytes of the four weights that a lane takes at once."""
@@ -128,8 +128,7 @@ def _add_products(
     def cell(v: int, t: int, old: Any) -> Any:
         if not _has_sums_of_pairs(tier, is_wide):
             return dot4_into(builder, old, weights[v], tokens[t], tier, is_wide=is_wide)
-        multiply, _ = PAIR_INSTRUCTIONS[tier.lanes]
-        return builder.add(old, call_llvm(builder, multiply, old.type, [weights[v], tokens[t]]))
+        return builder.add(old, multiply_bytes(builder, weights[v], tokens[t], tier))
 
     return update_tile(builder, sums, value, cell)
 
@@ -175,12 +174,9 @@ def _define_finish_sums(is_wide: bool) -> Callable[..., Any]:
         def codegen(ctx, b, sig, args):
             if not _has_sums_of_pairs(tier, is_wide):
                 return args[0]
-            _, widen = PAIR_INSTRUCTIONS[tier.lanes]
-            vector, ones = llvm_vector("i32", tier.lanes), constant("i16", [1] * sums.lanes)
 
             def cell(v: int, t: int, old: Any) -> Any:
-                pairs = b.extract_value(args[0], t * sums.num_vectors + v)
-                return call_llvm(b, widen, vector, [pairs, ones])
+                return add_pairs(b, b.extract_value(args[0], t * sums.num_vectors + v), tier)
 
             return update_tile(b, dots, tile_zeros(dots), cell)
 

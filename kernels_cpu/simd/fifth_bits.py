@@ -11,9 +11,9 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from edgellama.kernels_cpu.simd.byte_signs import moves_signs, with_signs_of
 from edgellama.kernels_cpu.simd.integers import PIECE_BYTES
 from edgellama.kernels_cpu.simd.vectors import constant, shuffle, tier_of
+from edgellama.kernels_cpu.simd.whole_registers import has_move_signs, move_signs
 
 
 @intrinsic(prefer_literal=True)
@@ -29,10 +29,10 @@ def fifth_bits(typingctx, pieces, position):
         bits = [1 << i % 8 if i % 8 < 7 else -128 for i in range(pieces.lanes)]
         zeros = constant("i8", [0] * pieces.lanes)
         kept = b.and_(shuffle(b, args[0], args[0], order), constant("i8", bits))
-        if moves_signs(tier):
+        if has_move_signs(tier):
             # A bit above zero keeps the sign of a 16, the one that is itself a sign changes it.
             signed = constant("i8", [16 if bit > 0 else -16 for bit in bits])
-            return with_signs_of(b, signed, kept)
+            return move_signs(b, signed, kept, tier)
         return b.select(
             b.icmp_unsigned("!=", kept, zeros), constant("i8", [16] * pieces.lanes), zeros
         )

@@ -16,19 +16,21 @@ from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.layouts import HALVES
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.simd.scales import PAIR_INSTRUCTIONS as SCALE_INSTRUCTIONS
 from edgellama.kernels_cpu.simd.scales import ZERO
 from edgellama.kernels_cpu.simd.vectors import (
     Vector,
-    call_llvm,
     constant,
     llvm_vector,
     shuffle,
     tier_of,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import (
-    PAIR_INSTRUCTIONS,
     dot4_into,
+)
+from edgellama.kernels_cpu.simd.whole_registers import (
+    multiply_bytes,
+    multiply_words,
+    pack_words,
     shuffle_in_pieces,
 )
 
@@ -72,10 +74,9 @@ def dots_beside(typingctx, first, first_x, second, second_x):
         words, zeros = llvm_vector("i16", 2 * lanes), constant("i32", [0] * lanes)
         up = 16 - SECOND_UP
         if tier.dot4 == "pairs":
-            multiply, widen = PAIR_INSTRUCTIONS[lanes]
-            pairs = [call_llvm(b, multiply, words, args[i : i + 2]) for i in (0, 2)]
+            pairs = [multiply_bytes(b, *args[i : i + 2], tier) for i in (0, 2)]
             low, high = (
-                call_llvm(b, widen, zeros.type, [pair, constant("i16", [unit] * 2 * lanes)])
+                multiply_words(b, pair, constant("i16", [unit] * 2 * lanes), tier)
                 for pair, unit in zip(pairs, (1, 1 << up), strict=True)
             )
         else:
@@ -148,12 +149,12 @@ def products_beside(typingctx, first, first_x, second, second_x):
     result = Vector("i16", 2 * lanes)
 
     def codegen(ctx, b, sig, args):
-        words, pairs = llvm_vector("i16", 2 * lanes), (args[:2], args[2:])
+        pairs = args[:2], args[2:]
         if tier.dot4 != "pairs":
             zeros = constant("i32", [0] * lanes)
             sums = [dot4_into(b, zeros, *pair, tier) for pair in pairs]
-            return call_llvm(b, f"llvm.x86.{SCALE_INSTRUCTIONS[lanes][0]}", words, sums)
-        products = [call_llvm(b, PAIR_INSTRUCTIONS[lanes][0], words, list(p)) for p in pairs]
+            return pack_words(b, *sums, tier)
+        products = [multiply_bytes(b, *pair, tier) for pair in pairs]
         kept = [i % PIECE_WORDS // 4 * 2 * lanes + i for i in range(2 * lanes)]
         moved = [i ^ 4 for i in kept]
         return _sum_of(b, *products, [kept, moved])

@@ -13,7 +13,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.simd.byte_signs import as_one
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
     I16,
@@ -27,6 +26,7 @@ from edgellama.kernels_cpu.simd.vectors import (
     splat,
     tier_of,
 )
+from edgellama.kernels_cpu.simd.whole_registers import as_one
 
 
 def half_bits_to_f32(builder: Any, bits: Any, tier: Tier) -> Any:

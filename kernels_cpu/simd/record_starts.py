@@ -13,16 +13,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.layouts import START_UNIT
-from edgellama.kernels_cpu.simd.scales import PAIR_INSTRUCTIONS
 from edgellama.kernels_cpu.simd.vectors import (
-    call_llvm,
     constant,
-    llvm_vector,
     load_at,
     pointer,
     tier_of,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import sums_start_at_zero
+from edgellama.kernels_cpu.simd.whole_registers import pack_words
 
 
 @intrinsic
@@ -37,8 +35,7 @@ def store_starts_of_record(typingctx, address, words):
     def codegen(ctx, b, sig, args):
         starts = b.mul(args[1], constant("i32", [-START_UNIT] * words.lanes))
         if sums_start_at_zero(tier):
-            name = f"llvm.x86.{PAIR_INSTRUCTIONS[words.lanes][0]}"
-            starts = call_llvm(b, name, llvm_vector("i16", 2 * words.lanes), [starts, starts])
+            starts = pack_words(b, starts, starts, tier)
         b.store(starts, pointer(b, args[0], starts.type), align=1)
         return ctx.get_dummy_value()
 

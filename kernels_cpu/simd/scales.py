@@ -18,7 +18,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     I8,
     I32,
     Vector,
-    call_llvm,
     constant,
     llvm_vector,
     load_at,
@@ -26,7 +25,7 @@ from edgellama.kernels_cpu.simd.vectors import (
     splat,
     tier_of,
 )
-from edgellama.kernels_cpu.simd.weight_bytes import shuffle_in_pieces
+from edgellama.kernels_cpu.simd.whole_registers import multiply_words, pack_words, shuffle_in_pieces
 
 BYTE_UNIT = 2.0**-24
 """What a byte counts that stands at the top of a 32-bit lane; that makes it signed for nothing."""
@@ -169,13 +168,6 @@ def pairs_of_ones(typingctx, like):
     return Vector("i16", count)(like), lambda ctx, b, sig, args: constant("i16", [1] * count)
 
 
-PAIR_INSTRUCTIONS = {
-    4: ("sse2.packssdw.128", "sse2.pmadd.wd"),
-    8: ("avx2.packssdw", "avx2.pmadd.wd"),
-    16: ("avx512.packssdw.512", "avx512.pmaddw.d.512"),
-}
-
-
 @intrinsic
 def pack_pairs(typingctx, low, high):
     """Lanes of two vectors in 16 bits, which must hold them: four of each in turn."""
@@ -185,7 +177,7 @@ def pack_pairs(typingctx, low, high):
     def codegen(ctx, b, sig, args):
         narrow = llvm_vector("i16", 2 * lanes)
         if tier.has_pair_dot:
-            return call_llvm(b, f"llvm.x86.{PAIR_INSTRUCTIONS[lanes][0]}", narrow, list(args))
+            return pack_words(b, *args, tier)
         order = [
             source + 4 * block + lane
             for block in range(lanes // 4)
@@ -228,7 +220,7 @@ def dot_pairs(typingctx, packed, scales):
     def codegen(ctx, b, sig, args):
         wide = llvm_vector("i32", lanes)
         if tier.has_pair_dot:
-            return call_llvm(b, f"llvm.x86.{PAIR_INSTRUCTIONS[lanes][1]}", wide, list(args))
+            return multiply_words(b, *args, tier)
         products = [
             b.mul(*(b.sext(shuffle(b, v, v, range(n, 2 * lanes, 2)), wide) for v in args))
             for n in (0, 1)

@@ -17,8 +17,6 @@ from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.layouts import START_UNIT
 from edgellama.kernels_cpu.machine.cpu import Dot4, Tier
-from edgellama.kernels_cpu.simd.byte_signs import with_signs_of
-from edgellama.kernels_cpu.simd.integers import concatenate
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
     Vector,
@@ -28,13 +26,21 @@ from edgellama.kernels_cpu.simd.vectors import (
     shuffle,
     tier_of,
 )
+from edgellama.kernels_cpu.simd.whole_registers import (
+    ARM_BYTES,
+    by_registers,
+    move_signs,
+    multiply_bytes,
+    multiply_words,
+    shuffle_in_pieces,
+)
 
 BIASED = ("plain", "unsigned")
 """The kinds of dot product that take weights of eight bits as unsigned bytes, 128 larger."""
 BIAS = 128
 
 
-def _dot4_plain(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
+def _dot4_plain(builder: Any, accumulator: Any, unsigned: Any, signed: Any, tier: Tier) -> Any:
     lanes = accumulator.type.count
     wide = llvm_vector("i32", 4 * lanes)
     products = builder.mul(builder.zext(unsigned, wide), builder.sext(signed, wide))
@@ -45,25 +51,27 @@ def _dot4_plain(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> A
     return accumulator
 
 
-def _dot4_unsigned(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
+def _dot4_unsigned(builder: Any, accumulator: Any, unsigned: Any, signed: Any, tier: Tier) -> Any:
     name = f"llvm.x86.avx512.vpdpbusd.{32 * accumulator.type.count}"
     # LLVM 22 takes bytes but upgrades words, which all earlier versions take.
     words = [builder.bitcast(v, accumulator.type) for v in (unsigned, signed)]
     return call_llvm(builder, name, accumulator.type, [accumulator, *words])
 
 
-def _dot4_pairs(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
-    lanes = accumulator.type.count
-    multiply, widen = PAIR_INSTRUCTIONS[lanes]
-    pairs = call_llvm(builder, multiply, llvm_vector("i16", 2 * lanes), [unsigned, signed])
-    ones = constant("i16", [1] * (2 * lanes))
-    return builder.add(accumulator, call_llvm(builder, widen, accumulator.type, [pairs, ones]))
+def _dot4_pairs(builder: Any, accumulator: Any, unsigned: Any, signed: Any, tier: Tier) -> Any:
+    pairs = multiply_bytes(builder, unsigned, signed, tier)
+    return builder.add(accumulator, add_pairs(builder, pairs, tier))
 
 
-def _dot4_signs_moved(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
+def add_pairs(builder: Any, pairs: Any, tier: Tier) -> Any:
+    """Neighbouring 16-bit integers added, in 32 bits."""
+    return multiply_words(builder, pairs, constant("i16", [1] * pairs.type.count), tier)
+
+
+def _dot4_signs_moved(builder: Any, accumulator: Any, first: Any, second: Any, tier: Tier) -> Any:
     """Signed times signed: the first's signs go to the second, magnitudes up to 128 fit pairs."""
-    moved = with_signs_of(builder, second, first)
-    return _dot4_pairs(builder, accumulator, _magnitudes(builder, first), moved)
+    moved = move_signs(builder, second, first, tier)
+    return _dot4_pairs(builder, accumulator, _magnitudes(builder, first), moved, tier)
 
 
 def _magnitudes(builder: Any, numbers: Any) -> Any:
@@ -72,21 +80,20 @@ def _magnitudes(builder: Any, numbers: Any) -> Any:
     return call_llvm(builder, name, numbers.type, [numbers, keep_minimum])
 
 
-def _dot4_signed(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
+def _dot4_signed(builder: Any, accumulator: Any, first: Any, second: Any, tier: Tier) -> Any:
     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    parts = zip(*(_in_16_bytes(builder, v) for v in (accumulator, first, second)), strict=True)
-    return concatenate(
-        builder, [call_llvm(builder, name, part[0].type, list(part)) for part in parts]
-    )
+
+    def in_one_register(*vectors: Any) -> Any:
+        return call_llvm(builder, name, vectors[0].type, list(vectors))
+
+    return by_registers(builder, [accumulator, first, second], ARM_BYTES, in_one_register)
 
 
-def _dot4_signed_pairs(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
+def _dot4_signed_pairs(builder: Any, accumulator: Any, first: Any, second: Any, tier: Tier) -> Any:
     """Two products fit 16 bits, also 128 times 127: each half of 16 bytes, then both in pairs."""
     halves, words = llvm_vector("i16", 8), llvm_vector("i32", 4)
-    parts = []
-    for part, *operands in zip(
-        *(_in_16_bytes(builder, v) for v in (accumulator, first, second)), strict=True
-    ):
+
+    def in_one_register(sums: Any, *operands: Any) -> Any:
         products = [
             call_llvm(
                 builder, "llvm.aarch64.neon.smull.v8i16", halves,
@@ -95,24 +102,12 @@ def _dot4_signed_pairs(builder: Any, accumulator: Any, first: Any, second: Any) 
             for at in (0, 8)
         ]  # fmt: skip
         pairs = call_llvm(builder, "llvm.aarch64.neon.addp.v8i16", halves, products)
-        sums = call_llvm(builder, "llvm.aarch64.neon.saddlp.v4i32.v8i16", words, [pairs])
-        parts.append(builder.add(part, sums))
-    return concatenate(builder, parts)
+        added = call_llvm(builder, "llvm.aarch64.neon.saddlp.v4i32.v8i16", words, [pairs])
+        return builder.add(sums, added)
+
+    return by_registers(builder, [accumulator, first, second], ARM_BYTES, in_one_register)
 
 
-def _in_16_bytes(builder: Any, vector: Any) -> list[Any]:
-    """A vector cut into those of 16 bytes, which is all that Arm has."""
-    width = 128 // vector.type.element.width
-    return [
-        shuffle(builder, vector, vector, range(i, i + width))
-        for i in range(0, vector.type.count, width)
-    ]
-
-
-PAIR_INSTRUCTIONS = {
-    4: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
-    8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
-}
 DOT4: Mapping[Dot4, tuple[Any, Any]] = MappingProxyType(
     {
         "plain": (_dot4_plain, _dot4_plain),
@@ -133,7 +128,7 @@ def dot4_into(
     ``weights`` are unsigned bytes up to 127, or, where ``is_wide``, what ``as_weights`` gives;
     ``x`` are signed bytes from -127 to 127.
     """
-    return DOT4[tier.dot4][is_wide](builder, accumulator, weights, x)
+    return DOT4[tier.dot4][is_wide](builder, accumulator, weights, x, tier)
 
 
 def _define_dot4(is_wide: bool) -> Callable[..., Any]:
@@ -172,16 +167,13 @@ def define_dot8(*, is_wide: bool, is_negatable: bool, centre: int) -> Callable[.
             sums = b.mul(args[6], factor) if taken_off else constant("i32", [0] * starts.lanes)
             if is_negatable and _moves_signs(tier):
                 for weights, x, sizes in zip(args[:2], args[2:4], args[4:6], strict=True):
-                    sums = _dot4_pairs(b, sums, sizes, with_signs_of(b, weights, x))
+                    sums = _dot4_pairs(b, sums, sizes, move_signs(b, weights, x, tier), tier)
                 return sums
             if tier.dot4 != "pairs" or is_wide:
                 sums = dot4_into(b, sums, args[0], args[2], tier, is_wide=is_wide)
                 return dot4_into(b, sums, args[1], args[3], tier, is_wide=is_wide)
-            multiply, widen = PAIR_INSTRUCTIONS[starts.lanes]
-            pairs = llvm_vector("i16", 2 * starts.lanes)
-            products = [call_llvm(b, multiply, pairs, [args[i], args[i + 2]]) for i in range(2)]
-            ones = constant("i16", [1] * pairs.count)
-            return call_llvm(b, widen, sums.type, [b.add(*products), ones])
+            products = [multiply_bytes(b, args[i], args[i + 2], tier) for i in range(2)]
+            return add_pairs(b, b.add(*products), tier)
 
         vectors = first, second, first_x, second_x, first_size, second_size
         return starts(*vectors, starts), codegen
@@ -258,13 +250,6 @@ WEIGHTS_TO_F32 = (_define_weights_to_f32(False), _define_weights_to_f32(True))
 """Every byte as f32: of weights of up to seven bits, and of those that take eight."""
 
 
-SHUFFLE_INSTRUCTIONS = {
-    16: "llvm.x86.ssse3.pshuf.b.128",
-    32: "llvm.x86.avx2.pshuf.b",
-    64: "llvm.x86.avx512.pshuf.b.512",
-}
-
-
 def define_look_up(table: Sequence[int]) -> Callable[..., Any]:
     """A device function from bytes below 16 to a table's signed bytes, as ``as_weights``."""
 
@@ -282,18 +267,6 @@ def define_look_up(table: Sequence[int]) -> Callable[..., Any]:
         return v(v), codegen
 
     return look_up
-
-
-def shuffle_in_pieces(builder: Any, pieces: Any, places: Any, tier: Tier) -> Any:
-    """The byte at each place of the same 16-byte piece; zero where the place is negative."""
-    if not tier.is_arm:
-        name = SHUFFLE_INSTRUCTIONS[pieces.type.count]
-        return call_llvm(builder, name, pieces.type, [pieces, places])
-    name = "llvm.aarch64.neon.tbl1.v16i8"
-    parts = zip(*(_in_16_bytes(builder, v) for v in (pieces, places)), strict=True)
-    return concatenate(
-        builder, [call_llvm(builder, name, part[0].type, list(part)) for part in parts]
-    )
 
 
 def _select_bytes(builder: Any, indices: Any, table: Sequence[int]) -> Any:

@@ -23,7 +23,7 @@ from edgellama.engine.usual_kernels import (
     kernels_for,
     usual_kernels,
 )
-from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.machine.cpu import GENERIC, SSE4, Tier, available_tiers
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
@@ -189,6 +189,18 @@ def test_small_batches_do_not_change_a_bit(make_engine: MakeEngine, name: str) -
     expected = all_logits(engine, tokens, [16, 12], "f16")
     for sizes in ([16, 4, 4, 4], [16, 3, 2, 4, 3], [16, 2, 7, 3]):
         np.testing.assert_array_equal(all_logits(engine, tokens, sizes, "f16"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SSE4 not in available_tiers(), reason="x86-64 only")
+@pytest.mark.parametrize("name", ["Q4_1", "Q4_K", "Q6_K", "Q8_0", "F16"])
+def test_sse4_computes_the_bits_of_generic(tmp_path: Path, name: str) -> None:
+    """Tiers of equally many lanes differ in instructions alone: logits have the same bits."""
+    model, logits = dataclasses.replace(WIDE, weight_format=name), []
+    for tier in (SSE4, GENERIC):
+        with Engine(model_file(tmp_path, model), num_threads=2, tier=tier.name) as engine:
+            logits.append(all_logits(engine, prompt(40), [30, 1, 3, 6], "f16"))
+    np.testing.assert_array_equal(*logits)
 
 
 @pytest.mark.parametrize("name", formats(FORMATS))

@@ -16,6 +16,7 @@ from edgellama.kernels_cpu.machine.cpu import (
     AVX512VNNI,
     GENERIC,
     NEON_DOTPROD,
+    SSE4,
     THREADS_VARIABLE,
     TIER_VARIABLE,
     TIERS,
@@ -117,6 +118,8 @@ def test_tiers_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "host_features", lambda: AVX512VNNI.requires)
     monkeypatch.setattr(cpu.platform, "machine", lambda: "AMD64")
     assert available_tiers()[0] == AVX512VNNI
+    monkeypatch.setattr(cpu, "host_features", lambda: SSE4.requires)
+    assert available_tiers() == (SSE4, GENERIC)
     monkeypatch.setattr(cpu.platform, "machine", lambda: "aarch64")
     assert available_tiers() == (GENERIC,)
 

@@ -59,6 +59,7 @@ KERNELS = {
     "avx512vnni": ("gemv_Q4_0", "gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
     "avxvnni": ("gemv_Q4_0", "gemm_F16"),
     "avx2": ("gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
+    "sse4": ("gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
     "neon": ("gemm_Q8_0", "gemv_IQ4_NL"),
     "armv8": ("gemm_Q8_0", "gemv_IQ4_NL"),
     "generic": ("gemv_Q4_0", "gemm_F16"),
@@ -79,7 +80,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-OTHER_TIERS = frozenset({"avx2", "avxvnni", "generic"})
+OTHER_TIERS = frozenset({"avx2", "avxvnni", "sse4", "generic"})
 """Looked at with the slow tests: each takes a compilation that no cache keeps."""
 
 
@@ -236,6 +237,16 @@ def test_pairs_of_avx2(name: str) -> None:
     expected = "vfmadd" if "F16" in name else "vpmaddubsw"
     assert re.search(rf"\b{expected}\w*\s[^\n]*%ymm", text)
     assert ("vpsignb" in text) == (name == "gemm_Q8_0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERNELS["sse4"])
+def test_pairs_of_sse4(name: str) -> None:
+    """Kernels of sse4 multiply bytes as those of avx2 do, in registers of half the width."""
+    text = assembly("sse4")[name]
+    assert not re.search(r"%[yz]mm|\bv[a-z]+\w*\s", text)
+    assert re.search(r"\bmulps\s" if "F16" in name else r"\bpmaddubsw\s", text)
+    assert ("psignb" in text) == (name == "gemm_Q8_0")
 
 
 @pytest.mark.parametrize("is_more", [False, pytest.param(True, marks=pytest.mark.slow)])
