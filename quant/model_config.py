@@ -151,8 +151,11 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
     architecture = metadata.get("general.architecture")
     check_model_kind(metadata)
     if architecture not in ARCHITECTURES:
+        from edgellama.quant.gguf.strangers import reason_of  # which is needed for errors alone
+
         raise UnsupportedModelError(
-            f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}",
+            f"architecture {architecture!r:.80} cannot run{reason_of(architecture)}; "
+            f"supported: {', '.join(ARCHITECTURES)}",
             way=TO_LLAMA if architecture in CONVERTIBLE else None,
         )
     if keys.integer("expert_count", 0):

@@ -15,6 +15,7 @@ from edgellama.convert.metadata import MetadataItem
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, MetadataValue, StringArray, require_model
+from edgellama.quant.gguf.strangers import reason_of
 from edgellama.quant.model_config import ARCHITECTURES, CONVERTIBLE
 
 # What depends on the output's types, parts and layout is for the writer to say.
@@ -36,8 +37,8 @@ def gguf_items(path: Path) -> dict[str, MetadataItem]:
         architecture = file.metadata.get("general.architecture")
         if architecture not in (*ARCHITECTURES, *CONVERTIBLE):
             raise UnsupportedModelError(
-                f"{file.path}: architecture {shown(architecture)} cannot be converted; "
-                f"supported: {', '.join((*ARCHITECTURES, *CONVERTIBLE))}"
+                f"{file.path}: architecture {shown(architecture)} cannot be converted"
+                f"{reason_of(architecture)}; supported: {', '.join((*ARCHITECTURES, *CONVERTIBLE))}"
             )
         if file.metadata.get(f"{architecture}.expert_count"):
             raise UnsupportedModelError(

@@ -24,6 +24,10 @@ NO_MODELS = MappingProxyType(
             "an importance matrix",
             Way("give it to convert as imatrix", "give it to edgellama convert with --imatrix"),
         ),
+        "mmproj": (
+            "the part of a model that sees or hears",
+            Way("open the file of its text model", "give the file of its text model"),
+        ),
     }
 )
 """Kinds that users take for models, and what they are for."""

@@ -14,7 +14,8 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.engine.program.step_sizes import step_tokens
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.gguf.strangers import reason_of
+from edgellama.quant.model_config import ARCHITECTURES, CONVERTIBLE, ModelConfig
 from edgellama.quant.rope_config import RopeConfig
 
 MISSING = object()
@@ -224,3 +225,30 @@ def test_frozen() -> None:
     """A configuration cannot change under the programs that were built from it."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         config_of().block_count = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [
+        ("qwen3", "'qwen3' cannot run: queries and keys have norms of their own; supported: llama"),
+        ("clip", "'clip' cannot run: it is the part of a model that sees or hears; supported"),
+        ("elsewhere", "'elsewhere' cannot run; supported: llama"),
+        (["llama"], r"\['llama'\] cannot run; supported: llama"),
+    ],
+)
+def test_what_other_architectures_do_otherwise(architecture: object, reason: str) -> None:
+    """A refusal says why, if it is known."""
+    with pytest.raises(UnsupportedModelError, match=reason):
+        ModelConfig.from_metadata({"general.architecture": architecture})
+
+
+def test_no_llama_is_called_another() -> None:
+    """What runs or becomes a Llama's file has no reason not to."""
+    assert not any(map(reason_of, (*ARCHITECTURES, *CONVERTIBLE)))
+
+
+def test_the_part_that_sees_is_no_model() -> None:
+    """Whoever opens it is sent to the text model's file."""
+    with pytest.raises(UnsupportedModelError) as caught:
+        ModelConfig.from_metadata({"general.type": "mmproj"})
+    assert "give the file of its text model" in caught.value.in_terminal
