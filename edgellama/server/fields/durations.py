@@ -25,7 +25,7 @@ def seconds(value: object) -> float:
         (5400.0, 2.5, inf)
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _limited(float(value), value)
+        return _limited(value, value)
     if isinstance(value, str):
         text = value.strip().lower()
         sign = -1.0 if text.startswith("-") else 1.0
@@ -48,6 +48,9 @@ def keep_alive_seconds(given: float | str | None) -> float | None:
 
 
 def _limited(number: float, value: object) -> float:
+    # Before any conversion: a whole number may be larger than all floats.
+    if number < 0 or number > MAX_SECONDS:
+        return math.inf
     if math.isnan(number):
         raise InvalidOptionError(f"the time is {shown(value)}; allowed: a number of seconds")
-    return math.inf if number < 0 or number > MAX_SECONDS else number
+    return float(number)
