@@ -30,6 +30,7 @@ from edgellama.loading import LoadedModel
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import check_names
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.process_bound import call_after_fork
 from edgellama.quant.typing_backports import Self
 from edgellama.sampling.options import SamplingArguments
 from edgellama.text.tokenizer import Tokenizer
@@ -162,6 +163,16 @@ class OpenModel(AdjustableModel):
         self._sessions_lock = threading.RLock()
         self._closed = False
         self._idle_watch = IdleWatch(self._engine, idle_seconds)
+        call_after_fork(self._lose_threads)
+
+    def _lose_threads(self) -> None:
+        """In a forked process only the thread is left that has forked."""
+        self._sessions_lock = threading.RLock()
+        self._line.lose_threads()
+        for session in self._sessions:
+            session._lose_threads()
+        if not self._closed:
+            self._idle_watch = IdleWatch(self._engine, self._idle_watch.seconds)
 
     @property
     def config(self) -> ModelConfig:

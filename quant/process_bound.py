@@ -1,10 +1,14 @@
-"""A base class for what exists in one process only: it has threads, a mapped file, a text.
+"""What exists in one process only: it has threads, a mapped file, a text.
 
-It can be neither copied nor pickled. Each subclass knows what it holds.
+It can be neither copied nor pickled, and has lost its threads in a process that is forked. Each
+class knows what it holds.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
+from collections.abc import Callable
 from typing import NoReturn, SupportsIndex
 
 
@@ -17,3 +21,18 @@ class ProcessBound:
             f"{self!r} can be neither copied nor pickled; another process opens the model itself, "
             "and the system holds the weights once for all of them"
         )
+
+
+def call_after_fork(method: Callable[[], None]) -> None:
+    """Have a bound method called first in each process that is forked from this one.
+
+    This does not keep the method's object alive, and ends with it.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (found := reference()) is not None:
+            found()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=call)

@@ -31,6 +31,7 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_t
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.process_bound import call_after_fork
 from edgellama.quant.rope_choice import config_of
 from edgellama.quant.typing_backports import Self
 
@@ -110,6 +111,12 @@ class LocalEngine(TextEngine):
         if hooks:
             self.hooks = tuple(hooks)
         return_free_heap()
+        call_after_fork(self._lose_threads)
+
+    def _lose_threads(self) -> None:
+        """In a forked process only the thread is left that has forked."""
+        if self.scheduler.lose_threads():
+            self._machine.lose_threads()
 
     def _use_cards(
         self,

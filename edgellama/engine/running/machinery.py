@@ -88,8 +88,9 @@ class Machinery:
         if self._is_closed:
             raise EdgellamaError("this model is closed")
         if self.runner is None:
-            self._file.reopen()
-            self.weights = load_weights(self._file, self._config)
+            if self.weights is None:
+                self._file.reopen()
+                self.weights = load_weights(self._file, self._config)
             self._use(self._new_runner(self.weights), self._new_team())
         assert self.runner is not None
         return self.runner
@@ -132,6 +133,11 @@ class Machinery:
         _end_teams(self._teams)
         self._leave_card()
         self.runner = self.weights = self.last_step = None
+        self.programs.clear()
+
+    def lose_threads(self) -> None:
+        """In a forked process, where there are none, let the next step start others."""
+        self.runner = self.last_step = None
         self.programs.clear()
 
     def unload(self) -> None:

@@ -73,9 +73,9 @@ class Scheduler:
         ends, they are forgotten, so that nothing is left of works whose caller was interrupted.
         """
         self.refuse_within_a_step()
-        first, caller = works[0], caller or Caller()
+        first, caller, thread = works[0], caller or Caller(), threading.get_ident()
         for work in works:
-            work.alarm, work.caller = first.alarm, weakref.ref(caller)
+            work.alarm, work.caller, work.thread = first.alarm, weakref.ref(caller), thread
         self._waiting += [work for work in works if work not in self._waiting]
         try:
             while not _is_any_over(works):
@@ -184,6 +184,21 @@ class Scheduler:
             raise EdgellamaError(
                 "a hook or a signal's handler cannot do this in the middle of its own step"
             )
+
+    def lose_threads(self) -> bool:
+        """In a forked process, where all threads but the calling one are gone, start anew.
+
+        One of them may have driven, and others have waited. False, and all stays as it is, in the
+        middle of a step of the calling one.
+        """
+        this = threading.get_ident()
+        if self._stepping == this:
+            return False
+        self._driving, self._stepping = threading.RLock(), 0
+        self._wanted_alone.clear()
+        self._waiting = [work for work in self._waiting if work.thread == this]
+        self._returning.forget()
+        return True
 
     def _drive_if_nobody_does(self, works: Sequence[Work]) -> bool:
         """Run steps until one of ``works`` is over; False if another thread does.

@@ -54,6 +54,7 @@ class Work:
         self.error: BaseException | None = None
         # Held until there is news for the waiting thread, as an alarm rather than a lock.
         self.caller: weakref.ref[object] | None = None
+        self.thread = 0
         self.alarm = threading.Lock()
         self.alarm.acquire()
         # Taken for a moment by a thread that changes its sequence, or gives it up.

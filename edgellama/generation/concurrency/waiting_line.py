@@ -69,6 +69,15 @@ class WaitingLine:
         """Let the next one have its turn; more calls do nothing."""
         self._leave(weakref.ref(turn))
 
+    def lose_threads(self) -> None:
+        """In a forked process, drop the texts of all threads but the calling one."""
+        there = [reference() for reference in self._turns]
+        self._turns = [
+            weakref.ref(turn, self._leave)
+            for turn in there
+            if turn is not None and turn.caller == caller()
+        ]
+
     def _leave(self, reference: weakref.ref[Turn]) -> None:
         with contextlib.suppress(ValueError):
             self._turns.remove(reference)

@@ -188,6 +188,12 @@ class SessionState(ProcessBound):
         else:
             self._cache.close()
 
+    def _lose_threads(self) -> None:
+        """In a forked process, be free of all threads but the calling one."""
+        self._lock = threading.RLock()
+        if (stream := self._running()) is not None:
+            stream._lose_threads()
+
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         length = f"context_length={self.context_length}"

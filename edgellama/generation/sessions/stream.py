@@ -163,6 +163,12 @@ class Stream(ProcessBound, Iterator[Chunk]):
         if afterwards is not None:
             afterwards()
 
+    def _lose_threads(self) -> None:
+        """In a forked process: if another thread was inside a step, the text has ended with it."""
+        self._ending = threading.RLock()
+        if self._thread is not None and not self.is_inside(threading.get_ident()):
+            self._ended = True
+
     def __next__(self) -> Chunk:
         # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.
         try:

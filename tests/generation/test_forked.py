@@ -1,0 +1,83 @@
+"""Processes that are forked from one with an open model, which may be in the middle of a step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from harness.cold_kernels import run_python
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+FORKED = """
+import os, signal, threading, warnings
+from edgellama import Llama
+warnings.simplefilter("ignore")  # Python 3.12 warns of threads.
+llama = Llama(sys.argv[1], num_threads=2, max_concurrent=1, idle_seconds=1000)
+expected = llama.generate("Once upon a time", max_tokens=8, temperature=0).tokens
+session = llama.session()
+is_over, is_in_a_step = False, threading.Event()
+
+def work():
+    while not is_over:
+        for chunk in session.stream("Hello " * 30, max_tokens=40, ignore_eos=True):
+            is_in_a_step.set()
+
+def in_child():
+    result = llama.generate("Once upon a time", max_tokens=8, temperature=0)
+    assert result.tokens == expected
+    names = sorted(thread.name for thread in threading.enumerate())
+    assert names == ["MainThread", "edgellama-1", "edgellama-idle"], names
+    llama.num_threads = 3
+    assert llama.generate("Once upon a time", max_tokens=8, temperature=0).tokens == expected
+    llama.close()
+
+thread = threading.Thread(target=work)
+thread.start()
+for number in range(8):
+    is_in_a_step.clear()
+    assert is_in_a_step.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        in_child()
+        sys.exit(0)
+    print(os.waitpid(child, 0)[1])
+is_over = True
+session.close()
+thread.join()
+assert llama.generate("Once upon a time", max_tokens=8, temperature=0).tokens == expected
+llama.close()
+"""
+
+
+def test_a_child_computes_whatever_the_parents_threads_did(tiny_path: Path) -> None:
+    """A child has threads and turns of its own, gives the same text, and closes the model."""
+    told = run_python(FORKED, str(tiny_path))
+    assert told.stdout.split() == ["0"] * 8, told.stdout + told.stderr
+    assert told.returncode == 0, told.stderr
+
+
+CONTINUED = """
+import os, warnings
+from edgellama import Llama
+warnings.simplefilter("ignore")
+llama = Llama(sys.argv[1], num_threads=2)
+options = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
+expected = llama.generate("Once upon a time", **options).text
+stream = llama.stream("Once upon a time", **options)
+text = next(stream).text
+child = os.fork()
+text += "".join(chunk.text for chunk in stream)
+assert text == expected == stream.result.text
+if not child:
+    sys.exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_both_continue_a_text(tiny_path: Path) -> None:
+    """A text that its thread has begun before it forks goes on in both processes."""
+    told = run_python(CONTINUED, str(tiny_path))
+    assert told.returncode == 0 and told.stdout == "0\n", told.stdout + told.stderr
