@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reference.thinking_model import write_thinking_model
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cli.chat.chat import Chat, ChatSettings, show_dim
@@ -31,6 +32,14 @@ def chat(model: Path) -> Iterator[Chat]:
     settings = ChatSettings(system="be kind", reply={"max_tokens": 4, "top_k": 1})
     with Chat(model, settings, lambda: PlainReply(io.StringIO())) as chat:
         chat.answer("hello")
+        yield chat
+
+
+@pytest.fixture
+def thinking_chat(tmp_path: Path) -> Iterator[Chat]:
+    """A chat with a model that can think."""
+    path = write_thinking_model(tmp_path / "thinker.gguf")
+    with Chat(path, ChatSettings(), lambda: PlainReply(io.StringIO())) as chat:
         yield chat
 
 
@@ -75,13 +84,20 @@ def test_help_names_every_command(chat: Chat) -> None:
     assert max(map(len, text.splitlines())) < 80
 
 
-def test_thinking_is_set_back_to_the_default(chat: Chat) -> None:
+def test_thinking_is_set_back_to_the_default(thinking_chat: Chat) -> None:
     """As an unknown word tells, with all other words that there are."""
+    chat = thinking_chat
     assert run_command(chat, "/think off") == "thinking is off, and shown"
     with pytest.raises(InvalidOptionError, match=r"'maybe'; allowed: .* show, hide or default"):
         run_command(chat, "/think maybe")
     assert run_command(chat, "/think default") == "thinking is auto, and shown"
     assert "reasoning" not in chat.given
+
+
+def test_thinking_of_a_model_that_cannot(chat: Chat) -> None:
+    """It is told, since nothing of a reply would show it."""
+    told = "thinking is on, and shown, but this model cannot think"
+    assert run_command(chat, "/think on") == told
 
 
 @pytest.mark.parametrize("name", ["/bye", "/exit", "/quit"])

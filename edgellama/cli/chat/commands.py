@@ -29,6 +29,7 @@ from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest, shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
+from edgellama.text.reasoning.marks import reasoning_marks
 
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
 A line with / that is not a command is a message; so is any line between """.
@@ -187,7 +188,10 @@ def _think(chat: Chat, argument: str) -> str:
     elif argument:
         chat.set_options({**chat.given, "reasoning": _wish(argument)})
     seen = "hidden" if chat.hides_thinking else "shown"
-    return f"thinking is {option_rows(_options(chat))['reasoning']}, and {seen}"
+    text = f"thinking is {option_rows(_options(chat))['reasoning']}, and {seen}"
+    template = chat.conversation.template.source
+    can_think = reasoning_marks(chat.llama.tokenizer, template) is not None
+    return text if can_think else f"{text}, but this model cannot think"
 
 
 def _wish(argument: str) -> object:
