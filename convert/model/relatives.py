@@ -12,6 +12,7 @@ from types import MappingProxyType
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model import relative_settings as settings
+from edgellama.convert.model import relative_windows as windows
 from edgellama.convert.model.multipliers import (
     hyperclovax_multipliers,
     minicpm_multipliers,
@@ -76,7 +77,7 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
                 "sliding_window": 8192,
                 "rope_theta": 1e6,
             },
-            settings=settings.cwm_settings,
+            settings=windows.cwm_settings,
         ),
         "Ernie4_5ForCausalLM": Relative(
             "ERNIE 4.5 without experts",
@@ -156,7 +157,7 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         "MiMoForCausalLM": Relative(
             "MiMo 7B",
             defaults=_QWEN2,
-            settings=settings.qwen2_windows,
+            settings=windows.qwen2_windows,
             left_out="model.mtp_layers.",
         ),
         "MiniCPMForCausalLM": Relative(
@@ -172,7 +173,7 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
                 "max_position_embeddings": 131072,
                 "sliding_window": 4096,
             },
-            settings=settings.ministral_windows,
+            settings=windows.ministral_windows,
         ),
         "Ministral3ForCausalLM": Relative(
             "Ministral 3",
@@ -212,7 +213,7 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             rewritten=qwen_apart,
         ),
         "Qwen2ForCausalLM": Relative(
-            "Qwen 2 and 2.5", defaults=_QWEN2, settings=settings.qwen2_windows
+            "Qwen 2 and 2.5", defaults=_QWEN2, settings=windows.qwen2_windows
         ),
         "SeedOssForCausalLM": Relative("Seed-OSS", defaults={"head_dim": 128}),
         "SkyworkForCausalLM": Relative("Skywork"),
@@ -224,8 +225,8 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
                 "max_position_embeddings": 32768,
                 "num_key_value_heads": 4,
             },
-            settings=settings.smollm3_windows,
-            architecture=settings.smollm3,
+            settings=windows.smollm3_windows,
+            architecture=windows.smollm3,
         ),
         "TelechatForCausalLM": _TELECHAT,
         "TeleChatForCausalLM": _TELECHAT,
