@@ -21,6 +21,7 @@ from edgellama.convert.output import writer
 from edgellama.convert.output.chunks import CHUNK_ELEMENTS
 from edgellama.quant.errors import ConversionError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.gguf.part import read_part
 
 TINY = TinyLlama(width=256, feed_forward=512, vocab_size=300, layers=2, rope_freqs=True)
 
@@ -154,6 +155,10 @@ def test_parts_join_to_the_whole(source: Path, tmp_path: Path) -> None:
         for name, tensor in one.tensors.items():
             assert np.array_equal(tensor.data, many.tensors[name].data)
         assert many.metadata["split.count"] == count
+        own = {key: value for key, value in many.metadata.items() if not key.startswith("split.")}
+        assert list(map(repr, own.items())) == list(map(repr, one.metadata.items()))
+    for path in parts.files[1:]:
+        assert all(key.startswith("split.") for key in read_part(path).metadata)
     header_bytes = 20_000
     assert max(path.stat().st_size for path in parts.files) < 500_000 + header_bytes
 
