@@ -24,7 +24,11 @@ from edgellama.convert.vocabulary.tiktoken_vocabulary import (
     qwen_vocabulary,
     tiktoken_vocabulary,
 )
-from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
+from edgellama.convert.vocabulary.tokenizer_settings import (
+    GENERIC_CLASSES,
+    LLAMA_CLASSES,
+    TokenizerSettings,
+)
 from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
@@ -60,7 +64,7 @@ def read_vocabulary(
         raise ModelNotFoundError(
             f"{settings.folder}: no tokenizer; needed: {MODEL_FILE}, {FAST_FILE} or {TEKKEN_FILE}"
         )
-    if settings.settings.fields("added_tokens_decoder"):
+    if settings.tokenizer_class not in (*GENERIC_CLASSES, *LLAMA_CLASSES, ""):
         return declared_vocabulary(path, settings, num_rows, pre)
     return tiktoken_vocabulary(path, num_rows, pre, scaled_positions=scaled_positions)
 

@@ -196,6 +196,8 @@ def test_ranks_with_declared_tokens(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"how 'Elsewhere' cuts text .*pre=NAME"):
         vocabulary(tmp_path, 324)
     assert vocabulary(tmp_path, 324, pre="qwen2").pre == "qwen2"
+    tokenizers.write_json(write, other | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    assert vocabulary(tmp_path, 316 + 256).tokens[316] == "<|begin_of_text|>"
 
 
 def test_tokens_that_a_class_adds(tmp_path: Path) -> None:
