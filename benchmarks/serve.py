@@ -16,8 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,12 +24,12 @@ from typing import Any
 
 import httpx
 import mixed_load
+from servers import CONTEXT, client, our_server, peer_server
 
 from edgellama.models.pulling import pull
 from edgellama.models.well_known import STARTER_MODEL
 
 CHAT = "/v1/chat/completions"
-CONTEXT = 2048
 IDLE_S = 10.0
 WORDS = ("red", "green", "blue", "yellow", "black", "white", "grey", "pink", "brown", "violet")
 
@@ -48,59 +47,6 @@ def body(text: str, num_tokens: int, *, is_ours: bool, stream: bool) -> dict[str
     messages = [{"role": "user", "content": text}]
     fields: dict[str, Any] = {"messages": messages, "max_tokens": num_tokens, "temperature": 0}
     return {**fields, "stream": stream, **({"ignore_eos": True} if is_ours else {})}
-
-
-@contextmanager
-def our_server(model: Path, *arguments: str) -> Iterator[tuple[str, int]]:
-    """The URL and the process of a server of ours."""
-    command = [sys.executable, "-m", "edgellama", "serve", str(model), "--only", "--port", "0"]
-    command += ["--api-key", "k", "--context", str(CONTEXT), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"], process.pid
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-@contextmanager
-def peer_server(interpreter: str, model: Path, num_threads: int) -> Iterator[str]:
-    """The URL of llama-cpp-python's server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [interpreter, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port)]
-    command += ["--n_ctx", str(CONTEXT), "--n_threads", str(num_threads), "--verbose", "False"]
-    command += ["--interrupt_requests", "False"]
-    with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                httpx.get(f"{url}/v1/models", timeout=1)
-                break
-            except httpx.TransportError:
-                if process.poll() is not None:
-                    raise SystemExit(
-                        f"the peer's server did not start; see: {interpreter} -m llama_cpp.server"
-                        " --help (pip install 'llama-cpp-python[server]')"
-                    ) from None
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def client(url: str) -> httpx.AsyncClient:
-    """A client of any number of connections."""
-    limits = httpx.Limits(max_connections=None)
-    headers = {"authorization": "Bearer k"}
-    return httpx.AsyncClient(
-        base_url=url, headers=headers, limits=limits, timeout=600, verify=False
-    )
 
 
 async def burst(url: str, num_clients: int) -> Counter[str]:

@@ -32,8 +32,8 @@ from edgellama.server.llama_cpp.gaps import (
     fitting_texts,
     with_snippets,
 )
-from edgellama.server.openai.common import finish_reason
 from edgellama.server.openai.completions import prompts_of
+from edgellama.server.openai.usage import finish_reason
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

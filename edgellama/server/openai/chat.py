@@ -1,6 +1,6 @@
 """OpenAI's chat completions: reads a request's fields, writes one JSON object or a stream.
 
-``common`` has what completions share with them, ``routes`` the path.
+``usage`` has what completions share with them, ``routes`` the path.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from edgellama.server.fields.tool_fields import (
     openai_piece,
     openai_tools,
 )
-from edgellama.server.openai.common import (
+from edgellama.server.openai.usage import (
     StreamOptions,
     finish_reason,
     model_stream_end,

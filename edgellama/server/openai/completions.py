@@ -1,6 +1,6 @@
 """OpenAI's completions of plain prompts: a text, several texts, or token ids.
 
-``common`` has what chats share with them, ``routes`` the path.
+``usage`` has what chats share with them, ``routes`` the path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgellama.server.fields.fields import take_fields
 from edgellama.server.fields.limits import check_num_texts, hold_limits
 from edgellama.server.fields.log_probabilities import alternatives, completion_logprobs
 from edgellama.server.fields.presets import preset_options
-from edgellama.server.openai.common import (
+from edgellama.server.openai.usage import (
     StreamOptions,
     finish_reason,
     model_stream_end,

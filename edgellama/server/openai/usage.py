@@ -1,4 +1,4 @@
-"""What OpenAI's two older endpoints of texts share: usage, finish reasons, how a stream ends.
+"""Usage, finish reasons and the end of a stream, as both of OpenAI's older endpoints have them.
 
 ``chat`` and ``completions`` know the fields and answers of their endpoint.
 """
