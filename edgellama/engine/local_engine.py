@@ -240,11 +240,12 @@ class LocalEngine(TextEngine):
         return self._machine.kernels.num_compiled
 
     def close(self) -> None:
-        """Stop the threads, after the running step, and let go of the file's weights.
+        """Stop the running step and the threads, and let go of the file's weights.
 
         The engine is unusable afterwards.
         """
         self._machine.refuse()
+        self._steps.stop()
 
         def close() -> None:
             self._machine.release()

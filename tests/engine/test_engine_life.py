@@ -18,6 +18,7 @@ from harness.patience import PATIENCE_S, until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.engine import Engine
+from edgellama.engine.running.running_job import RunningJob
 from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS
@@ -234,7 +235,7 @@ def test_use_after_close(tier: Tier, file: GGUFFile) -> None:
 
 
 def test_close_amid_a_step(tier: Tier, file: GGUFFile) -> None:
-    """A close from another thread lets the running chunk end and refuses what follows."""
+    """A close from another thread refuses what follows."""
     engine = Engine(file, num_threads=2, tier=tier.name)
     cache = engine.new_cache(8192)
     closer = threading.Thread(target=engine.close)
@@ -245,6 +246,34 @@ def test_close_amid_a_step(tier: Tier, file: GGUFFile) -> None:
     closer.join(10)
     assert not closer.is_alive()
     assert 512 <= cache.length < 8192 and cache.length % engine.step_tokens == 0
+
+
+def test_close_ends_a_long_step(
+    tier: Tier, file: GGUFFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close from another thread does not wait for a long step that nobody can cancel."""
+    is_begun, is_stopped = threading.Event(), threading.Event()
+    run, stop = RunningJob.run, RunningJob.stop
+
+    def run_late(job: RunningJob) -> bool:
+        is_begun.set()
+        assert is_stopped.wait(PATIENCE_S)
+        return run(job)
+
+    def note_stop(job: RunningJob) -> None:
+        stop(job)
+        is_stopped.set()
+
+    monkeypatch.setattr(RunningJob, "run", run_late)
+    monkeypatch.setattr(RunningJob, "stop", note_stop)
+    engine = Engine(file, num_threads=2, tier=tier.name)
+    cache = engine.new_cache(1024)
+    closer = threading.Thread(target=lambda: (is_begun.wait(PATIENCE_S), engine.close()))
+    closer.start()
+    with pytest.raises(EdgellamaError, match="closed"):
+        engine.forward(prompt(512), cache)
+    closer.join(PATIENCE_S)
+    assert not closer.is_alive() and cache.length == 0
 
 
 def test_model_file_closed_first(tier: Tier, file: GGUFFile) -> None:

@@ -462,6 +462,16 @@ def test_nothing_else_while_a_reply_runs(chat: Conversation, tmp_path: Path) -> 
                 act()
 
 
+def test_a_cancelled_reply_holds_up_nothing(chat: Conversation) -> None:
+    """What was said until a reply was cancelled is kept, though nobody asks for its end."""
+    stream = chat.stream("hello")
+    first = next(stream)
+    stream.cancel()
+    chat.send("again", max_tokens=1)
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert chat.messages[1]["content"].startswith(first.text) and stream.ended
+
+
 def test_options_of_the_conversation(engine: NumpyEngine, tokenizer: Tokenizer) -> None:
     """Options given at the start hold for every reply, and a call overrides them."""
     chat = conversation_of(engine, tokenizer, temperature=0, max_tokens=2)

@@ -378,6 +378,20 @@ def test_a_session_makes_one_text_at_a_time(session: Session) -> None:
     assert session.generate(PROMPT, max_tokens=1).finish_reason == "length"
 
 
+def test_a_cancelled_stream_gives_its_session_back(session: Session) -> None:
+    """Whoever cancels a stream need not iterate it to its end before the next text."""
+    first = session.stream(PROMPT, **GREEDY)
+    token = next(first).token
+    first.cancel()
+    assert session.generate(PROMPT, max_tokens=1).finish_reason == "length"
+    assert first.result.finish_reason == "cancelled" and first.result.tokens == (token,)
+    assert list(first) == []
+    unstarted = session.stream(PROMPT)
+    unstarted.cancel()
+    session.generate(PROMPT, max_tokens=1)
+    assert unstarted.ended
+
+
 def test_a_dropped_stream_gives_its_session_back(session: Session) -> None:
     """Leaving a loop, or never starting one, releases the session with the last reference."""
     for _chunk in session.stream(PROMPT):

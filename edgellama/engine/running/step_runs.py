@@ -49,6 +49,7 @@ class StepRuns:
         self._machine, self._vocab_size, self._timer = machine, vocab_size, timer
         self.card: CardOfSteps | None = None
         self._running: Program | None = None
+        self._job: RunningJob | None = None
 
     @property
     def progress(self) -> int:
@@ -79,8 +80,8 @@ class StepRuns:
             program.prepare(machine.team.next_job, **values)
             if self._timer:
                 return self._timer.run(machine.team, program, flag)
-            if is_long and cancelled is not None:
-                return RunningJob(machine.team, program, cancelled).run()
+            if is_long:
+                return self._run_long(program, cancelled or CancelToken())
             return machine.team.run(program.memory, flag, owner=program)
 
         if isinstance(segments[0].cache.layout, PageLayout):
@@ -92,6 +93,18 @@ class StepRuns:
         if results is not None and len(segments) == 1 and not machine.hooks and not self._timer:
             machine.last_step = RepeatableStep.of(segments[0], programs[0])
         return results
+
+    def stop(self) -> None:
+        """End the running step, where it may be long, whoever waits for it; for any thread."""
+        if (job := self._job) is not None:
+            job.stop()
+
+    def _run_long(self, program: Program, cancelled: CancelToken) -> bool:
+        self._job = job = RunningJob(self._machine.team, program, cancelled)
+        try:
+            return job.run()
+        finally:
+            self._job = None
 
     def run_next(
         self,

@@ -163,5 +163,6 @@ class ConversationRecord(ProcessBound):
         preload, self._preload = self._preload, None
         if preload is not None:
             preload.end()
+        self._session._end_cancelled()
         if self._session.busy:
             raise EdgellamaError("a reply is still running; end or close its stream first")

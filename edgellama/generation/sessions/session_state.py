@@ -232,7 +232,13 @@ class SessionState(ProcessBound):
                 if self._closed:
                     self._cache.close()
 
+    def _end_cancelled(self) -> None:
+        """Be free of a stream that was cancelled, which its user need not iterate any more."""
+        if (stream := self._running()) is not None:
+            stream._end_if_cancelled()
+
     def _check_free(self) -> None:
+        self._end_cancelled()
         if self._running() is not None:
             raise EdgellamaError(
                 "this session is in use; end or close its stream first, or use another session"

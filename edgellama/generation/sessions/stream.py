@@ -163,6 +163,11 @@ class Stream(ProcessBound, Iterator[Chunk]):
         if afterwards is not None:
             afterwards()
 
+    def _end_if_cancelled(self) -> None:
+        """Close it where ``cancel`` was called, and no thread has come to end it yet."""
+        if self._cancel.cancelled:
+            self.close()
+
     def _lose_threads(self) -> None:
         """In a forked process: if another thread was inside a step, the text has ended with it."""
         self._ending = threading.RLock()
