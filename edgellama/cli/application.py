@@ -116,6 +116,11 @@ class LazyGroup(click.Group):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
+        except click.UsageError as error:
+            # The parser of a command's words does not know whose they are.
+            if error.ctx is None and (name := ctx.invoked_subcommand):
+                error.ctx = click.Context(click.Command(name), parent=ctx, info_name=name)
+            raise
         except BrokenPipeError:
             abandon(sys.stdout)
             ctx.exit(EXIT_BROKEN_PIPE)

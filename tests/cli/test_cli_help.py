@@ -77,6 +77,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["bench", "--model", "x"], "MODEL needs none: edgellama bench smollm2"),
         (["generate", "Why is it so?"], "'Why is it so?' stands in the place of MODEL; a prompt"),
         (["pull"], "Missing argument 'MODEL'"),
+        (["chat", "x.gguf", "--system"], "requires an argument. (see: edgellama chat --help)"),
         (["generate", "x.gguf"], "no prompt"),
         (["generate", "x.gguf", "-p", "a", "-"], "several prompts"),
         (["generate", "x.gguf", "y.gguf", "-p", "a"], "one MODEL at most"),

@@ -156,8 +156,9 @@ def _check(counts: Counts) -> None:
     """An error that says how many lines failed, where any did."""
     if counts.num_errors:
         raise click.ClickException(
-            f"{counts.num_errors} of {counts.num_lines} lines failed; the output says why, under "
-            '"error", and --retry-errors runs them again'
+            f"{counts.num_errors} of {counts.num_lines} lines failed; the first: "
+            f'{counts.first_error}; the output says why, under "error", and --retry-errors runs '
+            "them again"
         )
 
 

@@ -75,6 +75,7 @@ class Job:
         self._output.write(line)
         if "error" in line:
             self.counts.num_errors += 1
+            self.counts.first_error = self.counts.first_error or line["error"]
         else:
             self.counts.num_texts += 1
             self.counts.num_tokens += line["usage"]["completion_tokens"]

@@ -16,13 +16,17 @@ from edgellama.cli.output.terminal import notice
 
 @dataclass
 class Counts:
-    """Lines of the input by what became of them, and tokens of all texts."""
+    """Lines of the input by what became of them, and tokens of all texts.
+
+    ``first_error`` is what was wrong with the first line that failed.
+    """
 
     num_before: int = 0
     num_repeated: int = 0
     num_texts: int = 0
     num_errors: int = 0
     num_tokens: int = 0
+    first_error: str = ""
 
     @property
     def num_lines(self) -> int:
