@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from harness.screen import Screen
 from hypothesis import given, settings
@@ -85,6 +87,19 @@ def test_what_markdown_shows() -> None:
     assert "      return x  # <b>tags</b> stay" in lines
     assert "Roses are red," in lines
     assert "violets are blue. [x]: http://example.org" in lines
+
+
+def test_cells_of_tables_are_never_cut() -> None:
+    """A word that is longer than its column goes on in the next line."""
+    words = (
+        "https://example.com/a/long/way",
+        "\u8868\u306e\u4e2d\u306e\u9577\u3044\u8a9e",
+        "plain",
+    )
+    lines = at_once(f"| {' | '.join(words)} |\n|---|---|--:|\n| {' | '.join(words)} |", 39)
+    assert max(map(cell_len, lines)) <= 39
+    shown = Counter("".join(lines))
+    assert all(shown[letter] >= 2 * count for letter, count in Counter("".join(words)).items())
 
 
 @settings(deadline=None)

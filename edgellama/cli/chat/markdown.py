@@ -115,8 +115,8 @@ def _tokens(text: str) -> Iterator[Token]:
 @cache
 def _reply_markdown() -> type[Markdown]:
     """rich's Markdown with plainer headings and code, which can be copied as it is."""
-    from rich.console import ConsoleOptions, RenderResult
-    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.console import ConsoleOptions, JustifyMethod, RenderResult
+    from rich.markdown import CodeBlock, Heading, Markdown, TableDataElement
     from rich.padding import Padding
     from rich.syntax import Syntax
 
@@ -140,6 +140,13 @@ def _reply_markdown() -> type[Markdown]:
             )
             yield Padding(code, (0, 0, 0, CODE_COLUMNS))
 
+    class WholeCell(TableDataElement):
+        """A cell whose long words go on in the next line, where rich would cut them off."""
+
+        def __init__(self, justify: JustifyMethod) -> None:
+            super().__init__(justify)
+            self.content.overflow = "fold"
+
     class ReplyMarkdown(Markdown):
         """Markdown of a reply, which nobody has to trust."""
 
@@ -148,6 +155,8 @@ def _reply_markdown() -> type[Markdown]:
             "heading_open": PlainHeading,
             "fence": PlainCode,
             "code_block": PlainCode,
+            "td_open": WholeCell,
+            "th_open": WholeCell,
         }
 
         def __init__(self, text: str) -> None:
