@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgellama.kernels_cpu.formats.block_code import BlockCode, minimum_code, offset_code
+from edgellama.kernels_cpu.simd.compiler_barriers import keep_whole
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.fifth_bits import fifth_bits
 from edgellama.kernels_cpu.simd.halves import (
@@ -26,7 +27,6 @@ from edgellama.kernels_cpu.simd.integers import (
 )
 from edgellama.kernels_cpu.simd.vectors import load_bytes
 from edgellama.kernels_cpu.simd.weight_bytes import as_weights
-from edgellama.kernels_cpu.simd.whole_registers import keep_whole
 
 # Q4_0: half d; 16 bytes of nibbles, the low ones first; weight = (q - 8) * d
 

@@ -49,7 +49,8 @@ from edgellama.kernels_cpu.simd.byte_tiles import (
     release_tiles,
 )
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.dot_tiles import SCALE_TILE, define_group_dots
+from edgellama.kernels_cpu.simd.dot_tiles import SCALE_TILE
+from edgellama.kernels_cpu.simd.group_dots import define_group_dots
 from edgellama.kernels_cpu.simd.rows_in_lanes import stack_room
 from edgellama.kernels_cpu.simd.tier_choice import by_tier
 from edgellama.kernels_cpu.simd.tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile

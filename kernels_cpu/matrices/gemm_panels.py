@@ -16,8 +16,8 @@ from edgellama.kernels_cpu.formats.panel_code import (
 from edgellama.kernels_cpu.layouts import PANEL_VECTORS, SUPER_BLOCK
 from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_panel
 from edgellama.kernels_cpu.simd.byte_tiles import define_as_panel_bytes
+from edgellama.kernels_cpu.simd.compiler_barriers import HIDDEN
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.dot_tiles import HIDDEN
 from edgellama.kernels_cpu.simd.rows_in_lanes import row_steps, store_first
 from edgellama.kernels_cpu.simd.vectors import lane_count, store
 

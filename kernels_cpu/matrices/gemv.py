@@ -22,7 +22,7 @@ from edgellama.kernels_cpu.simd.arithmetic import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
 from edgellama.kernels_cpu.simd.integers import to_f32
-from edgellama.kernels_cpu.simd.record_starts import define_take_off_centre
+from edgellama.kernels_cpu.simd.product_starts import define_take_off_centre
 from edgellama.kernels_cpu.simd.scales import (
     add_of_rows,
     dot_pairs,

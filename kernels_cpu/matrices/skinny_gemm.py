@@ -19,11 +19,11 @@ from edgellama.kernels_cpu.formats.panels import PANEL_CODES
 from edgellama.kernels_cpu.layouts import START_AT, SUM_BYTES, SUPER_BLOCK
 from edgellama.kernels_cpu.matrices.prefetching import ask_for, define_ask_in_panel
 from edgellama.kernels_cpu.simd.arithmetic import add
+from edgellama.kernels_cpu.simd.compiler_barriers import HIDDEN
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import (
     ADD_WEIGHTS,
     FINISH_SUMS,
-    HIDDEN,
     SCALE_TILE,
     define_start_sums,
 )

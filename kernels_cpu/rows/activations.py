@@ -43,7 +43,6 @@ from edgellama.kernels_cpu.layouts import (
 )
 from edgellama.kernels_cpu.simd.arithmetic import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.dot_tiles import store_starts
 from edgellama.kernels_cpu.simd.half_totals import adds_up_halves
 from edgellama.kernels_cpu.simd.integers import (
     bytes_like,
@@ -52,7 +51,7 @@ from edgellama.kernels_cpu.simd.integers import (
     store_narrow,
     to_f32,
 )
-from edgellama.kernels_cpu.simd.record_starts import store_starts_of_record
+from edgellama.kernels_cpu.simd.product_starts import store_starts, store_starts_of_record
 from edgellama.kernels_cpu.simd.scales import dot_pairs, pack_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd.tier_choice import by_tier
 from edgellama.kernels_cpu.simd.vectors import (

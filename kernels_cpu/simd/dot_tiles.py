@@ -17,8 +17,7 @@ from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.simd.arithmetic import multiply_add
-from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.tier_choice import by_tier
+from edgellama.kernels_cpu.simd.compiler_barriers import unknown
 from edgellama.kernels_cpu.simd.tiles import Tile, offset_by, tile_zeros, update_tile
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
@@ -29,8 +28,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     constant,
     llvm_vector,
     load_at,
-    pointer,
-    shuffle,
     splat,
     tier_of,
 )
@@ -46,7 +43,8 @@ WORD = 4
 BITS = {I8: 8, I16: 16, I32: 32, F32: 32}
 
 
-def _has_sums_of_pairs(tier: Tier, is_wide: bool) -> bool:
+def has_sums_of_pairs(tier: Tier, is_wide: bool) -> bool:
+    """Whether sums have 16 bits, and each of a lane's two adds half of its products."""
     return tier.dot4 == "pairs" and not is_wide
 
 
@@ -89,7 +87,7 @@ def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
     def start_sums(typingctx, tile, starts, stride):
         tier, shape = tier_of(typingctx), (tile.num_vectors, tile.num_tokens)
         sums = Tile("i32", tile.lanes, *shape)
-        if _has_sums_of_pairs(tier, is_wide):
+        if has_sums_of_pairs(tier, is_wide):
             sums = Tile("i16", 2 * tile.lanes, *shape)
         subtracted = taken_off(tier, centre, is_wide=is_wide)
 
@@ -103,7 +101,7 @@ def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
             words = [splat_word(b, at, vector) for at in addresses]
             if tier.dot4 == "unsigned":
                 # LLVM would else multiply before it repeats, which is a shuffle then, not a load.
-                words = [_unknown(b, word, "=v,0") for word in words]
+                words = [unknown(b, word, "=v,0") for word in words]
             tokens = [b.mul(word, factor) for word in words]
             return update_tile(b, sums, value, lambda v, t, old: tokens[t])
 
@@ -126,7 +124,7 @@ def _add_products(
     tokens = [splat_word(builder, at, weights[0].type) for at in addresses]
 
     def cell(v: int, t: int, old: Any) -> Any:
-        if not _has_sums_of_pairs(tier, is_wide):
+        if not has_sums_of_pairs(tier, is_wide):
             return dot4_into(builder, old, weights[v], tokens[t], tier, is_wide=is_wide)
         return builder.add(old, multiply_bytes(builder, weights[v], tokens[t], tier))
 
@@ -172,7 +170,7 @@ def _define_finish_sums(is_wide: bool) -> Callable[..., Any]:
         dots = Tile("i32", tier.lanes, sums.num_vectors, sums.num_tokens)
 
         def codegen(ctx, b, sig, args):
-            if not _has_sums_of_pairs(tier, is_wide):
+            if not has_sums_of_pairs(tier, is_wide):
                 return args[0]
 
             def cell(v: int, t: int, old: Any) -> Any:
@@ -190,106 +188,6 @@ ADD_WORD = (_define_add_word(False), _define_add_word(True))
 ADD_WEIGHTS = (_define_add_weights(False), _define_add_weights(True))
 """The same for a tile of one vector, from a register."""
 FINISH_SUMS = (_define_finish_sums(False), _define_finish_sums(True))
-
-
-def _unknown(builder: Any, value: Any, registers: str = "=r,0") -> Any:
-    """A number, or a vector, of which the compiler does not know how it was made."""
-    kind = ir.FunctionType(value.type, [value.type])
-    return builder.asm(kind, "", registers, [value], side_effect=False)
-
-
-@intrinsic
-def unknown_twice(typingctx, number):
-    """Twice a number, which the compiler takes for a number of its own."""
-    return number(number), lambda ctx, b, sig, args: _unknown(b, b.add(args[0], args[0]))
-
-
-def _define_hidden(is_wide: bool) -> Callable[..., Any]:
-    @intrinsic
-    def hidden(typingctx, count):
-        tier = tier_of(typingctx)
-
-        def codegen(ctx, b, sig, args):
-            # Moved signs and magnitudes need more registers than a loop has left beside the tile.
-            return args[0] if is_wide and tier.dot4 == "pairs" else _unknown(b, args[0])
-
-        return types.int64(types.int64), codegen
-
-    return hidden
-
-
-HIDDEN = (_define_hidden(False), _define_hidden(True))
-"""A number that the compiler does not know, so that it leaves a loop over it as it is.
-
-Unrolled, the loads of all words come first, and the tile is spilled to make room for them. As all
-such pairs here: for weights of up to seven bits, and for those that take eight.
-"""
-
-
-@intrinsic
-def keep_order(typingctx):
-    """Loads before this place stay before it, and those behind it stay behind it."""
-
-    def codegen(ctx, b, sig, args):
-        b.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
-        return ctx.get_dummy_value()
-
-    return types.void(), codegen
-
-
-def _has_many_registers(tier: Tier) -> bool:
-    """Whether a tile's sums, its f32 numbers and one word of each row fit the registers."""
-    return tier.lanes == 16
-
-
-def _define_add_words(add_word: Callable[..., Any], num_words: int) -> Callable[..., Any]:
-    """A device function: ``add_word`` of so many words, a power of two, written out in order."""
-    if num_words == 1:
-
-        def add_words(sums, panel, step, x, x_stride, twice):
-            sums = add_word(sums, panel, x, x_stride, twice)
-            keep_order()
-            return sums
-
-    else:
-        half_words = num_words // 2
-        add_half = _define_add_words(add_word, half_words)
-
-        def add_words(sums, panel, step, x, x_stride, twice):
-            sums = add_half(sums, panel, step, x, x_stride, twice)
-            second_x = x + half_words * WORD
-            return add_half(sums, panel + half_words * step, step, second_x, x_stride, twice)
-
-    return device(add_words)
-
-
-def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..., Any]:
-    """A device function: dot products over ``num_words`` words of weights, less ``centre``.
-
-    ``panel`` has four weights of each row in a vector's lane and a word every ``step`` bytes,
-    ``x`` four quants a word; ``starts`` are the tokens' words of ``store_starts``. The result
-    has the shape of ``tile``. With many registers the words are written out, each behind the one
-    before it: a loop over so few costs Intel's processors up to a tenth.
-    """
-    start, add_word = define_start_sums(centre, is_wide), ADD_WORD[is_wide]
-    finish, hidden = FINISH_SUMS[is_wide], HIDDEN[is_wide]
-
-    def group_dots(tile, panel, step, x, x_stride, starts, start_stride):
-        sums, twice = start(tile, starts, start_stride), unknown_twice(x_stride)
-        for j in range(hidden(num_words)):
-            sums = add_word(sums, panel + j * step, x + WORD * j, x_stride, twice)
-        return finish(sums)
-
-    add_words = _define_add_words(add_word, num_words)
-
-    def group_dots_written_out(tile, panel, step, x, x_stride, starts, start_stride):
-        sums, twice = start(tile, starts, start_stride), unknown_twice(x_stride)
-        # One turn: the addresses that a loop needs are computed before it, and stay in registers.
-        for j in range(0, hidden(num_words), num_words):
-            sums = add_words(sums, panel + j * step, step, x + WORD * j, x_stride, twice)
-        return finish(sums)
-
-    return by_tier(_has_many_registers, group_dots_written_out, group_dots)
 
 
 def _define_scale_tile(has_minimum: bool) -> Callable[..., Any]:
@@ -327,42 +225,3 @@ def _define_scale_tile(has_minimum: bool) -> Callable[..., Any]:
 
 SCALE_TILE = (_define_scale_tile(False), _define_scale_tile(True))
 """tile += dots * scale * x_scale per row lane and token; the second also minimum * x_sum."""
-
-
-def _sums_of_places(builder: Any, quants: Any) -> Any:
-    """Of 16 signed bytes, the sums of those at each place of a word."""
-    value = builder.sext(quants, llvm_vector("i16", 16))
-    for width in (8, 4):
-        value = builder.add(
-            shuffle(builder, value, value, range(width)),
-            shuffle(builder, value, value, range(width, 2 * width)),
-        )
-    return value
-
-
-@intrinsic
-def store_starts(typingctx, low, high, low_total, high_total, block_at, low_at, high_at):
-    """What sums of products with a block's halves of 16 bytes start at, for a centre of one.
-
-    A word each for the whole block and its halves: the sum of the bytes, ``total`` as f32, negated;
-    or two sums of 16 bits, as the tier adds up.
-    """
-    in_pairs = _has_sums_of_pairs(tier_of(typingctx), is_wide=False)
-
-    def codegen(ctx, b, sig, args):
-        if in_pairs:
-            halves = [_pairs_of_places(b, quants) for quants in args[:2]]
-        else:
-            halves = [b.fptosi(b.fneg(total), I32) for total in args[2:4]]
-        for at, word in zip(args[4:], (b.add(*halves), *halves), strict=True):
-            b.store(word, pointer(b, at, word.type), align=1)
-        return ctx.get_dummy_value()
-
-    return types.void(low, high, low_total, high_total, *[types.int64] * 3), codegen
-
-
-def _pairs_of_places(builder: Any, quants: Any) -> Any:
-    """The sums at the first two and at the last two places of words, negated."""
-    negated = builder.sub(constant("i16", [0] * 4), _sums_of_places(builder, quants))
-    even, odd = (shuffle(builder, negated, negated, places) for places in ((0, 2), (1, 3)))
-    return builder.add(even, odd)

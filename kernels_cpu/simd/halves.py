@@ -13,6 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.simd.compiler_barriers import as_one
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
     I16,
@@ -26,7 +27,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     splat,
     tier_of,
 )
-from edgellama.kernels_cpu.simd.whole_registers import as_one
 
 
 def half_bits_to_f32(builder: Any, bits: Any, tier: Tier) -> Any:

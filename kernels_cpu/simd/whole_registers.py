@@ -11,16 +11,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from llvmlite import ir
-from numba.extending import intrinsic
-
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.simd.integers import concatenate
-from edgellama.kernels_cpu.simd.vectors import call_llvm, llvm_vector, shuffle, tier_of
+from edgellama.kernels_cpu.simd.vectors import call_llvm, llvm_vector, shuffle
 
 ARM_BYTES = 16
 """All that a register of Arm has."""
-AVX_LANES = 8
 BITS = MappingProxyType({"i8": 8, "i16": 16, "i32": 32})
 
 Instruction = Callable[[Any, Any, Any, Tier], Any]
@@ -82,19 +78,4 @@ shuffle_in_pieces = _define_instruction(
 
 def has_move_signs(tier: Tier) -> bool:
     """Whether a full vector can take signs by ``move_signs``, which AVX-512 lacks."""
-    return tier.has_pair_dot and tier.lanes <= AVX_LANES
-
-
-def as_one(builder: Any, vector: Any, tier: Tier) -> Any:
-    """A vector of which the compiler does not know how it was made, where registers are AVX's."""
-    if not tier.has_pair_dot or tier.lanes != AVX_LANES:
-        return vector
-    kind = ir.FunctionType(vector.type, [vector.type])
-    return builder.asm(kind, "", "=x,0", [vector], side_effect=False)
-
-
-@intrinsic
-def keep_whole(typingctx, v):
-    """A vector that the compiler does not take apart, which costs a third more on AVX2."""
-    tier = tier_of(typingctx)
-    return v(v), lambda ctx, b, sig, args: as_one(b, args[0], tier)
+    return tier.has_pair_dot and tier.lanes <= 8

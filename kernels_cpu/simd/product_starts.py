@@ -1,4 +1,4 @@
-"""The start of integer products of a token's record, which subtracts a format's ``centre``.
+"""What integer products of a token start at, which subtracts a format's ``centre`` from weights.
 
 If an instruction adds products to a sum, the sum begins with this number. If sums begin at zero,
 the products of two rows are packed first, and the numbers of both rows are added once.
@@ -13,10 +13,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.layouts import START_UNIT
+from edgellama.kernels_cpu.simd.dot_tiles import has_sums_of_pairs
 from edgellama.kernels_cpu.simd.vectors import (
+    I32,
     constant,
+    llvm_vector,
     load_at,
     pointer,
+    shuffle,
     tier_of,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import sums_start_at_zero
@@ -61,3 +65,42 @@ def define_take_off_centre(centre: int) -> Callable[..., Any]:
         return packed(packed, types.int64), codegen
 
     return take_off_centre
+
+
+def _sums_of_places(builder: Any, quants: Any) -> Any:
+    """Of 16 signed bytes, the sums of those at each place of a word."""
+    value = builder.sext(quants, llvm_vector("i16", 16))
+    for width in (8, 4):
+        value = builder.add(
+            shuffle(builder, value, value, range(width)),
+            shuffle(builder, value, value, range(width, 2 * width)),
+        )
+    return value
+
+
+@intrinsic
+def store_starts(typingctx, low, high, low_total, high_total, block_at, low_at, high_at):
+    """What sums of products with a block's halves of 16 bytes start at, for a centre of one.
+
+    A word each for the whole block and its halves: the sum of the bytes, ``total`` as f32, negated;
+    or two sums of 16 bits, as the tier adds up.
+    """
+    in_pairs = has_sums_of_pairs(tier_of(typingctx), is_wide=False)
+
+    def codegen(ctx, b, sig, args):
+        if in_pairs:
+            halves = [_pairs_of_places(b, quants) for quants in args[:2]]
+        else:
+            halves = [b.fptosi(b.fneg(total), I32) for total in args[2:4]]
+        for at, word in zip(args[4:], (b.add(*halves), *halves), strict=True):
+            b.store(word, pointer(b, at, word.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(low, high, low_total, high_total, *[types.int64] * 3), codegen
+
+
+def _pairs_of_places(builder: Any, quants: Any) -> Any:
+    """The sums at the first two and at the last two places of words, negated."""
+    negated = builder.sub(constant("i16", [0] * 4), _sums_of_places(builder, quants))
+    even, odd = (shuffle(builder, negated, negated, places) for places in ((0, 2), (1, 3)))
+    return builder.add(even, odd)
