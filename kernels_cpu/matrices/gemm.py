@@ -13,199 +13,42 @@ from edgellama.kernels_cpu.formats.panel_code import ROOM_VECTORS
 from edgellama.kernels_cpu.formats.panels import PANEL_CODES
 from edgellama.kernels_cpu.layouts import (
     ADDED_BYTES,
-    ADDED_FORMAT,
-    ADDED_RANK,
-    ADDED_ROW_BYTES,
-    ADDED_ROWS,
-    ADDED_STRIDE,
-    ADDED_WEIGHTS,
     BLOCK,
     CACHE_LINE,
     GEMM_TOKENS,
     MAX_ADDED_RANK,
     PAIR_BYTES,
     PANEL_VECTORS,
-    START_AT,
     SUM_BYTES,
     TILE_REGISTER_TOKENS,
     panel_scale_bytes,
     panel_scales_at,
     round_up,
 )
+from edgellama.kernels_cpu.matrices.float_panels import (
+    EXPAND_FLOATS,
+    added_tile,
+    expand_added,
+    float_tile,
+)
 from edgellama.kernels_cpu.matrices.gemm_panels import define_expand_panel
-from edgellama.kernels_cpu.matrices.gemv import FLOAT_LOADS
-from edgellama.kernels_cpu.matrices.prefetching import ask_for, likely_next
+from edgellama.kernels_cpu.matrices.gemm_tiles import define_multiply
+from edgellama.kernels_cpu.matrices.prefetching import likely_next
 from edgellama.kernels_cpu.rows.activations import load_block, quantize_in_order
 from edgellama.kernels_cpu.rows.kernels import silu_product
 from edgellama.kernels_cpu.simd.byte_tiles import (
-    DOT_BYTES,
-    DOTS_ROOM,
-    SCALE_DOTS,
     block_tile,
     define_tile_setting,
     gemm_tokens,
-    has_byte_tiles,
-    leave_dots,
     release_tiles,
 )
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.dot_tiles import SCALE_TILE
-from edgellama.kernels_cpu.simd.group_dots import define_group_dots
 from edgellama.kernels_cpu.simd.rows_in_lanes import stack_room
-from edgellama.kernels_cpu.simd.tier_choice import by_tier
-from edgellama.kernels_cpu.simd.tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile
+from edgellama.kernels_cpu.simd.tiles import add_tiles, f32_tile, load_tile, store_tile
 from edgellama.kernels_cpu.simd.vectors import (
-    f32_zeros_4,
     lane_count,
-    read_f32,
-    read_i64,
-    store,
-    write_f32,
 )
 from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
-from edgellama.quant.formats import FLOAT_FORMATS
-
-FMA_F32 = FMA_TILE["f32"]
-
-
-def _block_tile(code):
-    """The register tile over all groups of weights that share a scale."""
-    group_words = code.group_size // 4
-    group_dots = define_group_dots(group_words, code.centre, code.is_wide)
-    scale_tile, in_order = SCALE_TILE[code.has_minimum], code.group_in_order
-    scale_dots = SCALE_DOTS[code.has_minimum]
-
-    def multiply(
-        panel,
-        scales,
-        minimums,
-        x,
-        x_bytes,
-        x_scale,
-        x_sum,
-        scale_bytes,
-        sum_bytes,
-        num_groups,
-        groups_per_scale,
-        ahead,
-        ahead_bytes,
-        tile,
-    ):
-        step = PANEL_VECTORS * lane_count() * 4
-        for number in range(num_groups):
-            ask_for(ahead + number * ahead_bytes, ahead_bytes)
-            group = in_order(number)
-            sums = x_sum + group * SUM_BYTES
-            dots = group_dots(
-                tile, panel + group * group_words * step, step, x + 4 * group * group_words,
-                x_bytes, sums + START_AT, sum_bytes,
-            )  # fmt: skip
-            tile = scale_tile(
-                tile, dots, scales + group * step, minimums + group * step,
-                x_scale + group // groups_per_scale * 4, scale_bytes, sums, sum_bytes,
-            )  # fmt: skip
-        return tile
-
-    def multiply_in_tiles(
-        panel,
-        scales,
-        minimums,
-        x,
-        x_bytes,
-        x_scale,
-        x_sum,
-        scale_bytes,
-        sum_bytes,
-        num_groups,
-        groups_per_scale,
-        ahead,
-        ahead_bytes,
-        tile,
-    ):
-        step = PANEL_VECTORS * lane_count() * 4
-        dots = stack_room(DOTS_ROOM)
-        first = in_order(0)
-        leave_dots(
-            panel + first * group_words * step, step, x + 4 * first * group_words, x_bytes, dots
-        )
-        for number in range(num_groups):
-            ask_for(ahead + number * ahead_bytes, ahead_bytes)
-            # The tile registers are a group ahead of the vectors, which read its sums from memory.
-            group, following = in_order(number), in_order(min(number + 1, num_groups - 1))
-            leave_dots(
-                panel + following * group_words * step, step, x + 4 * following * group_words,
-                x_bytes, dots + (number + 1) % 2 * DOT_BYTES,
-            )  # fmt: skip
-            tile = scale_dots(
-                tile, dots + number % 2 * DOT_BYTES, scales + group * step,
-                minimums + group * step, x_scale + group // groups_per_scale * 4, scale_bytes,
-                x_sum + group * SUM_BYTES, sum_bytes,
-            )  # fmt: skip
-        return tile
-
-    return by_tier(has_byte_tiles, multiply_in_tiles, multiply)
-
-
-@device
-def gather_word(source, source_stride, destination):
-    """The word at ``source`` of every row to the lanes of one vector."""
-    for i in range(lane_count()):
-        write_f32(destination + 4 * i, read_f32(source + i * source_stride))
-
-
-def _define_expand_floats(name):
-    """A panel of float rows from ``first`` on as f32, and behind it room for four columns."""
-    load, number_bytes = FLOAT_LOADS[name]
-
-    def expand(weights, row_bytes, num_columns, first, num_rows, panel):
-        lanes = lane_count()
-        step = PANEL_VECTORS * lanes * 4
-        spare = panel + num_columns * step
-        for v in range(PANEL_VECTORS):
-            for column in range(0, num_columns, 4):
-                for i in range(lanes):
-                    # Past the last row that one again, whose results nobody reads.
-                    row = weights + min(first + v * lanes + i, num_rows - 1) * row_bytes
-                    store(spare + 16 * i, load(row + column * number_bytes, f32_zeros_4()))
-                for i in range(4):
-                    to = panel + (column + i) * step + v * lanes * 4
-                    gather_word(spare + 4 * i, 16, to)
-
-    return device(expand)
-
-
-EXPAND_FLOATS = {name: _define_expand_floats(name) for name in FLOAT_FORMATS}
-_expand_f32, _expand_f16, _expand_bf16 = EXPAND_FLOATS.values()
-
-
-@device
-def float_tile(tile, panel, num_columns, x, x_stride):
-    """A tile plus the products of a panel of f32 rows with its tokens."""
-    step = PANEL_VECTORS * lane_count() * 4
-    for column in range(num_columns):
-        tile = FMA_F32(tile, panel + column * step, x + 4 * column, x_stride)
-    return tile
-
-
-@device
-def expand_added(added, first, num_rows, panel):
-    """The panel of the float matrix that a record of ``layouts`` names."""
-    weights, row_bytes = read_i64(added + ADDED_WEIGHTS), read_i64(added + ADDED_ROW_BYTES)
-    number, rank = read_i64(added + ADDED_FORMAT), read_i64(added + ADDED_RANK)
-    if number == 0:
-        _expand_f32(weights, row_bytes, rank, first, num_rows, panel)
-    elif number == 1:
-        _expand_f16(weights, row_bytes, rank, first, num_rows, panel)
-    else:
-        _expand_bf16(weights, row_bytes, rank, first, num_rows, panel)
-
-
-@device
-def added_tile(added, panel, token):
-    """What is added to a tile of tokens' products."""
-    stride = read_i64(added + ADDED_STRIDE)
-    x = read_i64(added + ADDED_ROWS) + token * stride
-    return float_tile(block_tile(), panel, read_i64(added + ADDED_RANK), x, stride)
 
 
 @device
@@ -236,7 +79,7 @@ def quantized_gemm(name):
     there are two matrices.
     """
     code = PANEL_CODES[name]
-    expand_panel, multiply = define_expand_panel(code), _block_tile(code)
+    expand_panel, multiply = define_expand_panel(code), define_multiply(code)
     groups_per_block, set_tiles = 32 // code.group_size, define_tile_setting(code.group_size // 4)
 
     def kernel(
@@ -257,7 +100,7 @@ def quantized_gemm(name):
         panels, room = pairs + TILE_REGISTER_TOKENS * PAIR_BYTES, stack_room(ROOM_VECTORS)
         added_panels = panels + num_panels * panel_bytes
         added_bytes = MAX_ADDED_RANK * panel_rows * 4
-        sums = x_sum if groups_per_block == 1 else x_half_sum
+        x_sums = x_sum if groups_per_block == 1 else x_half_sum
         num_tasks, ask_bytes = count_tasks(num_rows, task_rows), panel_rows * row_bytes
         num_asks = count_tasks(num_tokens, gemm_tokens()) * num_groups
         group_bytes = round_up(ask_bytes // num_asks + 1, CACHE_LINE)
@@ -282,6 +125,11 @@ def quantized_gemm(name):
                 target, stride = y + token * y_stride + 4 * first, y_stride
                 if is_gated:
                     target, stride = pairs, PAIR_BYTES
+                tokens = (
+                    (x + token * num_columns, num_columns),
+                    (x_scale + token * num_blocks * 4, num_blocks * 4),
+                    (x_sums + token * num_groups * SUM_BYTES, num_groups * SUM_BYTES),
+                )
                 for i in range(num_panels):
                     panel = panels + i * panel_bytes
                     scales = panel + scales_at
@@ -290,12 +138,10 @@ def quantized_gemm(name):
                     matrix, row = weights, following * task_rows + i * panel_rows
                     if i * panel_rows >= task_rows:
                         matrix, row = up_weights, row - task_rows
+                    ahead = matrix + row * row_bytes + asked
                     tile = multiply(
-                        panel, scales, scales + scale_bytes, x + token * num_columns, num_columns,
-                        x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
-                        num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
-                        matrix + row * row_bytes + asked, ahead_bytes,
-                        block_tile(),
+                        block_tile(), (panel, scales, scales + scale_bytes), tokens, num_groups,
+                        (ahead, ahead_bytes),
                     )  # fmt: skip
                     results = target + 4 * i * panel_rows
                     if added != 0:
