@@ -65,22 +65,27 @@ def _made_in_turn(
 ) -> dict[str, Code | None]:
     """Make what nobody else makes, and wait for the rest; arguments as for ``read_or_make``."""
     found: dict[str, Code | None] = dict.fromkeys(names)
+    num_told = -1
 
     def missing() -> list[str]:
         return [name for name, code in found.items() if code is None]
 
+    def tell(num_made: int) -> None:
+        nonlocal num_told
+        if num_made > num_told:
+            num_told = num_made
+            progress(num_made, len(names))
+
     def look() -> bool:
-        before = missing()
-        found.update({name: read(folder, name) for name in before})
-        if len(missing()) < len(before) or len(before) == len(names):
-            progress(len(names) - len(missing()), len(names))
+        found.update({name: read(folder, name) for name in missing()})
+        tell(len(names) - len(missing()))
         return bool(missing())
 
     with compile_turn(folder, "compiling", look):
-        found.update({name: read(folder, name) for name in missing()})
-        if left := missing():
+        if look():
+            left = missing()
             num_others = len(names) - len(left)
-            make(left, folder, lambda done, _: progress(num_others + done, len(names)))
+            make(left, folder, lambda done, _: tell(num_others + done))
     return found | {name: read(folder, name) for name in missing()}
 
 

@@ -9,13 +9,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness.cold_kernels import KERNEL, compiled, run_python
-from harness.patience import PATIENCE_S
 
-from edgellama.kernels_cpu.compiling import background, compile_pool, compile_turn
+from edgellama.kernels_cpu.compiling import background, compile_pool
 from edgellama.kernels_cpu.compiling.code_cache import MAX_ATTEMPTS, CompiledKernels, cache_folder
 from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier
 from edgellama.quant.errors import CacheError
@@ -188,92 +186,6 @@ def test_two_processes_at_once(empty_cache: Path) -> None:
     told = [process.communicate(timeout=120)[0].strip() for process in both]
     assert sorted(told) == [f"True ['{KERNEL}']", "True []"]
     assert len(list(empty_cache.rglob("*.o"))) == 1
-
-
-def compile_together(
-    monkeypatch: pytest.MonkeyPatch, num_threads: int, names: Sequence[str]
-) -> tuple[list[str], list[list[tuple[int, int]]], list[BaseException]]:
-    """What threads have compiled that need kernels at once, what each heard, and their errors.
-
-    The first who has something compiled waits until all others have begun. Each ends where its
-    ``progress`` raises, as the first one's does if ``names`` are more than two.
-    """
-    compile_kernels, made = compile_pool.compile_kernels, list[str]()
-    heard: list[list[tuple[int, int]]] = [[] for _ in range(num_threads)]
-    errors: list[BaseException] = []
-    waiting = threading.Semaphore(0)
-
-    def compile_late(missing: Sequence[str], *how: Any) -> None:
-        if not made:
-            for _ in range(num_threads - 1):
-                assert waiting.acquire(timeout=PATIENCE_S)
-        made.extend(missing)
-        compile_kernels(missing, *how)
-
-    def run(number: int) -> None:
-        def hear(done: int, total: int) -> None:
-            if not heard[number] and made == [] and done == 0:
-                waiting.release()
-            heard[number].append((done, total))
-            if len(names) > 2 and done and not errors:
-                raise InterruptedError
-
-        try:
-            kernels = CompiledKernels(GENERIC)
-            kernels.ensure(names, hear)
-            assert all(kernels.address(name) for name in names)
-            assert kernels.num_compiled == len(names)
-        except BaseException as error:
-            errors.append(error)
-
-    monkeypatch.setattr(compile_pool, "compile_kernels", compile_late)
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(num_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-    return made, heard, errors
-
-
-def test_threads_at_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of threads that need kernels at the same time one compiles them; all hear how far it is."""
-    names = [KERNEL, "sum_squares"]
-    made, heard, errors = compile_together(monkeypatch, 3, names)
-    assert not errors
-    assert sorted(made) == sorted(names)
-    for told in heard:
-        assert told[0] == (0, 2) and told[-1] == (2, 2) and told == sorted(told)
-
-
-def test_whoever_waits_goes_on_alone(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the one that compiles is cancelled, one of those who wait compiles what is missing."""
-    names = [KERNEL, "sum_squares", "merge_attention"]
-    made, heard, errors = compile_together(monkeypatch, 3, names)
-    assert [type(error) for error in errors] == [InterruptedError]
-    assert 3 <= len(made) < 6
-    assert [told[-1] for told in heard].count((3, 3)) == 2
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
-def test_a_lock_that_nobody_gives_back(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for a program that was stopped goes on beside it after a while."""
-    import fcntl
-
-    monkeypatch.setattr(compile_turn, "PATIENCE_SECONDS", 0.2)
-    folder = cache_folder(GENERIC)
-    folder.mkdir(parents=True)
-    with (folder / "compiling.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        progress: list[tuple[int, int]] = []
-        assert compiled(progress)
-        assert progress[0] == (0, 1) and progress[-1] == (1, 1)
-
-
-def test_folders_without_locks(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file system has no locks, or lets none be made, kernels are compiled all the same."""
-    monkeypatch.setattr(compile_turn, "_open_lock", lambda path: None)
-    assert compiled()
 
 
 EXTERNAL_KERNEL = """
