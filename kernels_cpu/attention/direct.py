@@ -18,7 +18,7 @@ from edgellama.kernels_cpu.attention.cache_numbers import (
     value_row_bytes,
     value_vectors,
 )
-from edgellama.kernels_cpu.attention.online_softmax import scale_row
+from edgellama.kernels_cpu.attention.online_softmax import query_at, scale_row
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PANEL_VECTORS, SCORE_BYTES, round_up
 from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_page, far_block
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
@@ -36,12 +36,6 @@ from edgellama.kernels_cpu.simd.vectors import (
 
 ROWS_OF_TWO_CHAINS = 4
 """Up to here a second set of accumulators hides the latency of the first."""
-
-
-@device
-def load_query(q, scale, head_size, query, query_scale):
-    """One scaled query."""
-    scale_row(q, scale, head_size, query)
 
 
 @device
@@ -188,8 +182,21 @@ def gather(kind: str, rows: int) -> Any:
     return gather_rows
 
 
+def load(rows: int) -> Any:
+    """Device function: the next ``rows`` queries of a task, scaled, as far as there are any."""
+
+    @device
+    def load_queries(q, q_stride, group, scale, head_size, first, num_rows, queries, query_bytes,
+                     query_scales):  # fmt: skip
+        for row in range(first, min(first + rows, num_rows)):
+            at = query_at(q, q_stride, group, head_size, row)
+            scale_row(at, scale, head_size, queries + row * query_bytes)
+
+    return load_queries
+
+
 def direct(key_kind: str, value_kind: str, rows: int) -> tuple[Any, ...]:
-    """Device functions load_query, prepare, score, finish_weights and gather."""
+    """Device functions load_queries, prepare, score, finish_weights and gather."""
     return (
-        load_query, prepare, score(key_kind, rows), finish_weights, gather(value_kind, rows)
+        load(rows), prepare, score(key_kind, rows), finish_weights, gather(value_kind, rows)
     )  # fmt: skip

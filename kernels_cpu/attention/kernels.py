@@ -87,7 +87,7 @@ def attention_packed(key_kind, value_kind):
 
 
 def _attention(method, rows):
-    load_query, prepare, score, finish_weights, gather = method
+    load_queries, prepare, score, finish_weights, gather = method
 
     @device
     def start(q, q_stride, scale, position, group, head_size, num_rows, padded_rows, places):
@@ -101,9 +101,9 @@ def _attention(method, rows):
             forget_row(statistics + 8 * row)
             write_i32(limits + 4 * row, position + place // group + 1)
             write_f32(scales + 4 * row, np.float32(0.0))
-            if row < num_rows:
-                at = q + place // group * q_stride + place % group * head_size * 4
-                load_query(at, scale, head_size, queries + row * query_bytes, scales + 4 * row)
+        for row in range(0, num_rows, rows):
+            load_queries(q, q_stride, group, scale, head_size, row, num_rows, queries, query_bytes,
+                         scales)  # fmt: skip
 
     @device
     def visible_keys(limit, key, num_keys, window):

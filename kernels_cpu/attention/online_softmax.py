@@ -107,10 +107,12 @@ def add_block(statistics, largest, total, shrink):
 @device
 def scale_row(source, factor, num_values, target):
     """target = source * factor."""
-    like = f32_zeros_4()
-    factors = splat_f32(factor, like)
-    whole = num_values // 4 * 4
-    for i in range(0, 4 * whole, 16):
+    like, wide = f32_zeros_4(), f32_zeros()
+    factors, wide_factors = splat_f32(factor, like), splat_f32(factor, wide)
+    most, whole = num_values // lane_count() * lane_count(), num_values // 4 * 4
+    for i in range(0, 4 * most, 4 * lane_count()):
+        store(target + i, mul(load_f32(source + i, wide), wide_factors))
+    for i in range(4 * most, 4 * whole, 16):
         store(target + i, mul(load_f32(source + i, like), factors))
     for i in range(4 * whole, 4 * num_values, 4):
         write_f32(target + i, read_f32(source + i) * factor)
@@ -118,6 +120,12 @@ def scale_row(source, factor, num_values, target):
 
 @device
 def clear(address, num_bytes):
-    """Zero f32 memory; a multiple of four numbers."""
-    for i in range(0, num_bytes, 16):
-        store(address + i, f32_zeros_4())
+    """Zero f32 memory of whole vectors."""
+    for i in range(0, num_bytes, 4 * lane_count()):
+        store(address + i, f32_zeros())
+
+
+@device
+def query_at(q, q_stride, group, head_size, row):
+    """Where a task's row lies: one of ``group`` heads of a token."""
+    return q + row // group * q_stride + row % group * head_size * 4

@@ -20,8 +20,10 @@ from edgellama.kernels_cpu.attention.cache_numbers import (
     value_row_bytes,
     value_vectors,
 )
+from edgellama.kernels_cpu.attention.online_softmax import query_at
 from edgellama.kernels_cpu.layouts import (
     ATTENTION_KEYS,
+    PACKED_ROWS,
     PANEL_VECTORS,
     SCORE_BYTES,
     WEIGHT_BYTES,
@@ -72,13 +74,22 @@ TINY = np.float32(1e-30)
 
 
 @device
-def load_query(q, scale, head_size, query, query_scale):
+def sums_of_squares(rows, num_values):
+    """Those of PACKED_ROWS rows, side by side, since each number waits for the sum before it."""
+    first, second, third, fourth, fifth, sixth = rows
+    a = b = c = d = e = f = np.float32(0.0)
+    for i in range(0, 4 * num_values, 4):
+        u, v, w = read_f32(first + i), read_f32(second + i), read_f32(third + i)
+        x, y, z = read_f32(fourth + i), read_f32(fifth + i), read_f32(sixth + i)
+        a, b, c = a + u * u, b + v * v, c + w * w
+        d, e, f = d + x * x, e + y * y, f + z * z
+    return a, b, c, d, e, f
+
+
+@device
+def load_query(q, squares, scale, head_size, query, query_scale):
     """One query as integers, an even number of them, and what they are multiples of."""
-    total = np.float32(0.0)
-    for i in range(head_size):
-        value = read_f32(q + 4 * i)
-        total += value * value
-    norm = max(square_root(total), TINY)
+    norm = max(square_root(squares), TINY)
     factor = LARGEST_NORM / norm
     factors = splat_f32(factor, f32_zeros())
     whole = head_size // lane_count() * lane_count()
@@ -91,6 +102,26 @@ def load_query(q, scale, head_size, query, query_scale):
         half = np.float32(0.5) if value >= np.float32(0.0) else np.float32(-0.5)
         write_i16(query + 2 * i, np.int64(value + half))
     write_f32(query_scale, norm / LARGEST_NORM * scale)
+
+
+@device
+def load_queries(q, q_stride, group, scale, head_size, first, num_rows, queries, query_bytes,
+                 query_scales):  # fmt: skip
+    """The next PACKED_ROWS queries of a task from ``first`` on, as far as there are any."""
+    last = num_rows - 1
+    rows = (
+        query_at(q, q_stride, group, head_size, first),
+        query_at(q, q_stride, group, head_size, min(first + 1, last)),
+        query_at(q, q_stride, group, head_size, min(first + 2, last)),
+        query_at(q, q_stride, group, head_size, min(first + 3, last)),
+        query_at(q, q_stride, group, head_size, min(first + 4, last)),
+        query_at(q, q_stride, group, head_size, min(first + 5, last)),
+    )
+    squares = sums_of_squares(rows, head_size)
+    for i in range(min(PACKED_ROWS, num_rows - first)):
+        row = first + i
+        load_query(rows[i], squares[i], scale, head_size, queries + row * query_bytes,
+                   query_scales + 4 * row)  # fmt: skip
 
 
 def pack_keys(kind: str) -> Any:
@@ -283,5 +314,5 @@ def gather(rows: int) -> Any:
 
 
 def packed(key_kind: str, value_kind: str, rows: int) -> tuple[Any, ...]:
-    """Device functions load_query, prepare, score, finish_weights and gather."""
-    return load_query, prepare(key_kind, value_kind), score(rows), finish_weights, gather(rows)
+    """Device functions load_queries, prepare, score, finish_weights and gather."""
+    return load_queries, prepare(key_kind, value_kind), score(rows), finish_weights, gather(rows)
