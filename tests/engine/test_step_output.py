@@ -71,6 +71,23 @@ def test_what_is_wanted_changes_no_bits(engine: Engine, tmp_path: Path) -> None:
             np.testing.assert_array_equal(found, expected[number][end - len(found) : end])
 
 
+def test_logits_of_many_tokens_stay_as_they_are(tmp_path: Path) -> None:
+    """Later steps change none of them, and they are those of a few tokens at a time."""
+    model = dataclasses.replace(WIDE, vocab_size=320)
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    with GGUFFile(path) as file, Engine(file, num_threads=2, exact=True) as engine:
+        tokens = np.random.default_rng(0).integers(0, 320, 150).tolist()
+        many = engine.forward(tokens, engine.new_cache(LENGTH), logits="all")
+        some = engine.forward(tokens[:40], engine.new_cache(LENGTH), logits="all")
+        engine.forward(tokens[::-1], engine.new_cache(LENGTH), logits="all")
+        cache = engine.new_cache(LENGTH)
+        few = [
+            engine.forward(tokens[at : at + 10], cache, logits="all") for at in range(0, 150, 10)
+        ]
+        np.testing.assert_array_equal(many, np.concatenate(few))
+        np.testing.assert_array_equal(some, many[:40])
+
+
 def last_layer(engine: Engine, timer: StepTimer, wanted: Wanted) -> dict[str, object]:
     """How many rows go through the last layer's matrices, by their names, of a step of 40."""
     timer.take_jobs()

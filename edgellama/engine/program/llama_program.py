@@ -17,7 +17,14 @@ from edgellama.engine.program.hooks import Call, Hook, Place, Site
 from edgellama.engine.program.matrix_kernels import chunk_rows, kernel_of, layout_of
 from edgellama.engine.program.program import Arguments, Bound, Op
 from edgellama.engine.program.row_ops import RowOps
-from edgellama.engine.program.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, Reach, StepKind
+from edgellama.engine.program.step_values import (
+    LOGITS,
+    NUM_OUTPUTS,
+    NUM_TOKENS,
+    Batch,
+    Reach,
+    StepKind,
+)
 from edgellama.engine.weights.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 from edgellama.kernels_cpu.layouts import records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, Kernel
@@ -69,13 +76,16 @@ class LlamaProgram:
     def head(self, batch: Batch, logits: Rows) -> list[Op | Call]:
         """Logits of ``num_outputs`` tokens whose residual rows begin at the bound ``first_row``.
 
-        Both are bound, so that the head of one token can follow a body of many.
+        Both are bound, so that the head of one token can follow a body of many. So is the address
+        of the ``logits``, where neither hooks nor adapters need to know it.
         """
         norm = self.weights.output_norm
         source = Rows(self.buffers.residual.array, len(norm))
         ops = [self._rows.norm(batch, source, norm, [self.weights.output], Bound("first_row"))]
         ops += self._multiply(batch, [(self.weights.output, self.buffers.normed, logits)])
         counted = [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
+        if not self.hooks and not self.adapters.groups:
+            counted = [op.with_bound(logits.address, LOGITS) for op in counted]
         return [*counted, *self._hooked("logits", None, logits, [], NUM_OUTPUTS)]
 
     @cached_property

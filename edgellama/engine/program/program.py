@@ -55,8 +55,8 @@ class Op:
         if len(self.arguments) != len(expected) or not all(map(is_there, expected)):
             raise TypeError(f"{self.kernel.name} takes {expected}, not {tuple(self.arguments)}")
 
-    def with_bound(self, old: Bound, new: Bound) -> Op:
-        """The same call with one bound value in another's place."""
+    def with_bound(self, old: Bound | int, new: Bound) -> Op:
+        """The same call with a bound value in the place of another one, or of an address."""
         arguments = {key: new if value == old else value for key, value in self.arguments.items()}
         return replace(self, arguments=arguments)
 

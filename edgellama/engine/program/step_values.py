@@ -22,6 +22,7 @@ Reach: TypeAlias = Literal["stored", "attended", "end"]
 """How far a body goes in its last layer: until keys and values are stored, until its attention is
 done, or to its end."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
+LOGITS = Bound("logits")
 NUM_SEGMENTS = Bound("num_segments")
 NUM_STORE_TASKS, NUM_ATTEND_TASKS = Bound("num_store_tasks"), Bound("num_attend_tasks")
 NUM_PACKED_TASKS = Bound("num_packed_tasks")

@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol, get_args
 
-import numpy as np
-
 from edgellama.engine.pages.card_layout import CardLayout
 from edgellama.engine.pages.kv_cache import KVCache
 from edgellama.engine.pages.page_layout import PageLayout
@@ -211,29 +209,31 @@ class StepRunner:
         kind = self.kinds.kind_of(num_tokens, attending_of(segments), is_alike)
         output, writer, run = self._output, self._writer, self._run
         rows = wanted_rows(segments)
+        room = output.room(writer, len(rows), ranges)
         reach = "end" if writer.hooks else output.reach_of(kind, segments, rows)
         body = self._body(segments, ranges, kind, num_tokens, reach)
         is_at_once = 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1
         if reach == "end" and is_at_once:
-            head = output.head(writer, rows, ranges, rows[0], is_alike)
+            head = output.head(writer, rows, ranges, rows[0], room.address, is_alike)
             if not run(body.then(head), segments, rows, run_ops):
                 return None
-            logits = output.logits[: len(rows)].copy()
+            logits = output.kept(room, len(rows))
+            output.keep(room, logits)
             return shares_of(segments, logits, residual_rows(segments, self._residual))
         if not run(body, segments, rows, run_ops):
             return None
         residual = residual_rows(segments, self._residual)
-        logits = np.empty((len(rows), self._config.vocab_size), np.float32)
+        logits = output.kept(room, len(rows))
         output.gather(rows, reach)
         if reach == "attended" and not run(
             output.rest(writer, rows, ranges), segments, rows, run_ops
         ):
             return None
-        for first, head in output.heads(writer, rows, ranges):
+        for first, head in output.heads(writer, rows, ranges, room):
             chosen = rows[first : first + LOGIT_ROWS]
             if not run(head, segments, chosen, run_ops):
                 return None
-            logits[first : first + len(chosen)] = output.logits[: len(chosen)]
+            output.keep(room, logits[first : first + len(chosen)])
         return shares_of(segments, logits, residual)
 
     def _body(
