@@ -39,7 +39,7 @@ class FileMapping(mmap.mmap):
     def is_as_mapped(self) -> bool:
         """Whether the file still has the size that it had, and nobody has written to it since.
 
-        Takes a microsecond; another file in its place does not matter.
+        Takes a few microseconds; another file in its place does not matter.
         """
         try:
             status = os.fstat(self._file.fileno())

@@ -88,8 +88,8 @@ class GGUFFile:
     def check_untouched(self) -> None:
         """ModelFileError if the open file was cut or written to since it was mapped.
 
-        Takes a microsecond. Weights that are gone end a process that reads them, and others than
-        were loaded make no sense.
+        Takes a few microseconds. Weights that are gone end a process that reads them, and others
+        than were loaded make no sense.
         """
         for path, mapping in zip(self.files, self._mappings, strict=False):
             if not mapping.is_as_mapped():

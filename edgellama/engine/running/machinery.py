@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from edgellama.engine.program.program import Op, Program
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
 
 MAX_THREADS = 256
+CHECKED_FOR_S = 0.05
+"""How long a look at the file is good for. Where steps follow each other at once, a file that is
+cut is cut within one; a look costs some microseconds of memory that is not in the caches."""
 MAX_PROGRAMS = 64
 """Programs that are kept: more than there are kinds of steps, not as many as sets of adapters."""
 
@@ -57,6 +61,7 @@ class Machinery:
         self._layers, self._is_exact, self._timer = layers, is_exact, timer
         self._num_threads = checked_num_threads(num_threads)
         self._is_low_priority = self._is_closed = False
+        self._checked_s = 0.0
         self.hooks: tuple[Hook, ...] = ()
         self.programs: dict[tuple[object, ...], Program] = {}
         self.kernels = CompiledKernels(tier)
@@ -97,7 +102,10 @@ class Machinery:
 
     def check_file(self) -> None:
         """ModelFileError if the file was cut or written to; asked before anything reads weights."""
-        self._file.check_untouched()
+        now = perf_counter()
+        if now - self._checked_s > CHECKED_FOR_S:
+            self._file.check_untouched()
+            self._checked_s = now
 
     def open_weights(self) -> ModelWeights:
         """The model's tensors, which are there to be read."""
