@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.added_tokens import added_tokens, rules_of, user_defined
@@ -45,10 +45,26 @@ def bpe_vocabulary(
                 f"{shown(text)}; allowed: an id of its own for each"
             )
         table.put(token, Token(text, TokenType.NORMAL))
+    merges = [" ".join(pair) for pair in merge_pairs(tokenizer.fields("model"))]
+    return finished_vocabulary(table, entries, merges, settings, num_rows, name)
+
+
+def finished_vocabulary(
+    table: TokenTable,
+    entries: Mapping[str, int],
+    merges: list[str],
+    settings: TokenizerSettings,
+    num_rows: int,
+    pre: str,
+) -> ConvertedVocabulary:
+    """A byte-level vocabulary with the tokens that were added beside it, their rules and roles.
+
+    ``table`` has the tokens of ``entries``, ids by text.
+    """
     added = added_tokens(settings, entries)
     for token, entry in added.items():
-        special = entry.special or looks_special(entry.text)
-        kind = TokenType.CONTROL if special else TokenType.USER_DEFINED
+        is_special = entry.special or looks_special(entry.text)
+        kind = TokenType.CONTROL if is_special else TokenType.USER_DEFINED
         table.put(token, Token(entry.text, kind))
     tokens = table.finished(num_rows)
     ids = special_ids(settings, {token.text: index for index, token in enumerate(tokens)}, {})
@@ -56,10 +72,10 @@ def bpe_vocabulary(
     beside = [i for i, token in user_defined(tokens) if token.text not in entries]
     return ConvertedVocabulary(
         model="gpt2",
-        pre=name,
+        pre=pre,
         tokens=[token.text for token in tokens],
         types=[token.type for token in tokens],
-        merges=[" ".join(pair) for pair in merge_pairs(tokenizer.fields("model"))],
+        merges=merges,
         special_ids=ids,
         settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=False)
         | {"add_space_prefix": False},

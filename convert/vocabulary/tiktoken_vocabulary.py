@@ -15,13 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgellama.convert.sources.json_fields import read_file
-from edgellama.convert.vocabulary.added_tokens import added_tokens, rules_of, user_defined
-from edgellama.convert.vocabulary.sequence_ends import bos_and_eos
+from edgellama.convert.vocabulary.bpe_vocabulary import finished_vocabulary
 from edgellama.convert.vocabulary.split_pattern_names import NAME_IT, checked_name
 from edgellama.convert.vocabulary.tokenizer_settings import (
     TokenizerSettings,
-    looks_special,
-    special_ids,
     well_known_ids,
 )
 from edgellama.convert.vocabulary.vocabulary import (
@@ -101,25 +98,8 @@ def declared_vocabulary(
     table = TokenTable(str(path))
     for text, rank in entries.items():
         table.put(rank, Token(text, TokenType.NORMAL))
-    added = added_tokens(settings, entries)
-    for token, entry in added.items():
-        is_special = entry.special or looks_special(entry.text)
-        kind = TokenType.CONTROL if is_special else TokenType.USER_DEFINED
-        table.put(token, Token(entry.text, kind))
-    tokens = table.finished(num_rows)
-    ids = special_ids(settings, {token.text: index for index, token in enumerate(tokens)}, {})
-    beside = [i for i, token in user_defined(tokens) if token.text not in entries]
-    return ConvertedVocabulary(
-        model="gpt2",
-        pre=checked_name(name),
-        tokens=[token.text for token in tokens],
-        types=[token.type for token in tokens],
-        merges=[f"{written(left)} {written(right)}" for left, right in merges(ranks)],
-        special_ids=ids,
-        settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=False)
-        | {"add_space_prefix": False},
-        added=rules_of(added, tokens, entries, found_in_text=beside),
-    )
+    pairs = [f"{written(left)} {written(right)}" for left, right in merges(ranks)]
+    return finished_vocabulary(table, entries, pairs, settings, num_rows, checked_name(name))
 
 
 def _vocabulary(
