@@ -88,8 +88,9 @@ def test_more_end_tokens_are_under_a_key_of_our_own() -> None:
     for ids in ([2, 3, 99], np.array([2, 3, -1], np.int32)):
         metadata = BPE | {END_TOKENS_KEY: ids}
         assert load_tokenizer(metadata).special.end_of_generation == {1, 2, 3, 8}
-    with pytest.raises(TokenizerError, match="array of token ids"):
-        load_tokenizer(BPE | {END_TOKENS_KEY: "2"})
+    for wrong in ("2", 2, ["2"], [2.0], [[2]]):
+        with pytest.raises(TokenizerError, match="array of token ids"):
+            load_tokenizer(BPE | {END_TOKENS_KEY: wrong})
 
 
 @pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED, CONTROL, UNUSED])
