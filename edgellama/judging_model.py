@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import edgellama
@@ -13,7 +14,7 @@ from edgellama.engine.weights.adapter_shelf import AdapterScales
 from edgellama.generation.argument_types import Normalization
 from edgellama.generation.concurrency.twins import takes_what
 from edgellama.generation.sessions.stream import Stream
-from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.errors import EdgellamaError, GenerationCancelled
 from edgellama.retrieval_model import RetrievalModel
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class JudgingModel(RetrievalModel):
             parse_special=parse_special,
             adapters=adapters,
         )
-        return Score.of(stream.wait())
+        with self._told_if_closed():
+            return Score.of(stream.wait())
 
     @takes_what(score)
     async def score_async(self, *given: Any, **options: Any) -> edgellama.Score:
@@ -85,7 +87,18 @@ class JudgingModel(RetrievalModel):
         from edgellama.generation.judging.scoring import Score
         from edgellama.generation.sessions.async_stream import AsyncStream
 
-        return Score.of(await AsyncStream(lambda: self._score_stream(*given, **options)).wait())
+        stream = AsyncStream(lambda: self._score_stream(*given, **options))
+        with self._told_if_closed():
+            return Score.of(await stream.wait())
+
+    @contextmanager
+    def _told_if_closed(self) -> Iterator[None]:
+        """A text that closing the model has cancelled raises what other calls raise then."""
+        try:
+            yield
+        except GenerationCancelled:
+            self._check_open()
+            raise
 
     @takes_what(score)
     def _score_stream(self, *given: Any, **options: Any) -> Stream:

@@ -48,7 +48,8 @@ class TextOptions(SamplingArguments, total=False):
         logprobs: Return the model's log-probability of every token, and of this many of the
             likeliest tokens at its place, from 0. None (the default) returns none.
         prompt_logprobs: The same for the tokens of the prompt, which is computed again for this.
-            None (the default) returns none.
+            GenerationCancelled if ``timeout`` or ``cancel`` comes before all are known. None (the
+            default) returns none.
         adapters: Loaded adapters, or their names, with scales, for this text alone, such as
             ``{"french": 0.5}``; {} means none. None (the default) takes those of the session.
         timeout: End the text this many seconds after the call, finished or not, with "timeout" as

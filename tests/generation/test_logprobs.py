@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from harness.patience import until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama
+from edgellama.generation.decoding.logprobs import PromptLogprobs
 from edgellama.generation.results import TokenLogprob
-from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.errors import (
+    ContextLengthError,
+    EdgellamaError,
+    GenerationCancelled,
+    InvalidOptionError,
+)
 
 PROMPT = "The capital of France is"
 GREEDY: Any = {"temperature": 0, "max_tokens": 6}
@@ -209,3 +217,70 @@ def test_what_is_asked_wrongly_is_refused(smollm2: Llama) -> None:
             call()
     with pytest.raises(ContextLengthError):
         smollm2.classify("a " * 300, ["b"])
+
+
+@pytest.fixture
+def long_prompt(tmp_path: Path) -> Iterator[tuple[Llama, list[int]]]:
+    """A tiny model, and a prompt of several steps."""
+    path = write_tiny_llama(
+        tmp_path / "tiny.gguf", TinyLlama(context_length=1200, sliding_window=150)
+    )
+    with Llama(path, context_length=1200) as llama:
+        yield llama, llama.tokenizer.encode("once upon a time " * 100)[:1100]
+
+
+def after_the_first_step(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
+    """Call ``happen`` where the first of a prompt's log-probabilities have just been noted."""
+    keep = PromptLogprobs.keep
+    calls: list[object] = []
+
+    def keep_and_see(self: PromptLogprobs, rows: Any) -> Any:
+        kept = keep(self, rows)
+        if not calls:
+            calls.append(self)
+            happen()
+        assert not self.is_complete
+        return kept
+
+    monkeypatch.setattr(PromptLogprobs, "keep", keep_and_see)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_model_that_is_closed_amid_a_score_gives_none(
+    long_prompt: tuple[Llama, list[int]], monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """A score of the part that was computed would be far too good."""
+    llama, prompt = long_prompt
+    closing = threading.Thread(target=llama.close)
+
+    def close() -> None:
+        (session,) = llama._sessions
+        running: Any = session._running()
+        closing.start()
+        until(lambda: running._cancel.cancelled)
+
+    after_the_first_step(monkeypatch, close)
+    with pytest.raises(EdgellamaError, match="this model is closed"):
+        if is_async:
+            asyncio.run(llama.score_async(prompt))
+        else:
+            llama.score(prompt)
+    closing.join()
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_a_time_limit_amid_a_prompt_gives_no_part_of_its_log_probabilities(
+    long_prompt: tuple[Llama, list[int]], monkeypatch: pytest.MonkeyPatch, in_batch: bool
+) -> None:
+    """The reason of its end would not tell a reader that entries are missing."""
+    llama, prompt = long_prompt
+
+    def wait() -> None:
+        until(lambda: all(each.name != "edgellama-deadline" for each in threading.enumerate()))
+
+    after_the_first_step(monkeypatch, wait)
+    with pytest.raises(GenerationCancelled, match=r"the time limit .* all 1100 tokens"):
+        if in_batch:
+            list(llama.generate_batch([prompt], prompt_logprobs=0, timeout=0.2, max_tokens=1))
+        else:
+            llama.generate(prompt, prompt_logprobs=0, timeout=0.2, max_tokens=1)

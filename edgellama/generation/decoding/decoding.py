@@ -6,7 +6,8 @@ Sessions and conversations decide who may start one, and use the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.program.step_sizes import MAX_SHORT_TOKENS
@@ -22,7 +23,7 @@ from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.engine.pages.text_cache import TextCache
-    from edgellama.engine.scheduling.cancellation import CancelToken
+    from edgellama.engine.scheduling.cancellation import CancelReason, CancelToken
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.decoding.thinking_limit import ThinkingLimit
     from edgellama.generation.speculation.drafter import Drafter
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from edgellama.quant.progress import Progress
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
+
+_ENDS: Mapping[CancelReason, str] = MappingProxyType(
+    {"timeout": "the time limit (timeout)", "cancelled": "a cancellation"}
+)
+"""What has ended a text early, by the reason of its token."""
 
 
 class Decoding:
@@ -186,7 +192,12 @@ class Decoding:
         return work.result(engine.config.vocab_size)
 
     def stop_early(self) -> None:
-        """End as cancelled, for the reason that its token has."""
+        """End as cancelled, for the reason that its token has.
+
+        GenerationCancelled if log-probabilities of the prompt are missing, which nobody would miss
+        in a result.
+        """
+        self._prefill.check_logprobs(_ENDS[self.cancel.reason])
         self._prefill.note()
         self._end.reach(self.cancel.reason)
 

@@ -117,6 +117,11 @@ class PromptLogprobs:
         """One for each token from place ``first`` on, or from 0 on with None for that."""
         return tuple(self._found) if self._first_wanted else (None, *self._found)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all are known."""
+        return len(self._found) >= len(self._prompt) - self.first
+
     def next_tokens(self, num_computed: int) -> tuple[Sequence[int], bool]:
         """What of the prompt comes next, and whether its logits are wanted."""
         if num_computed < self.first - 1:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgellama.quant.errors import GenerationCancelled
+
 if TYPE_CHECKING:
     from edgellama.engine.pages.text_cache import TextCache
     from edgellama.engine.scheduling.work import Kept
@@ -77,6 +79,15 @@ class Prefill:
     def logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
         """Those of the prompt's tokens, if they were asked for."""
         return None if self._logprobs is None else self._logprobs.found
+
+    def check_logprobs(self, end: str) -> None:
+        """GenerationCancelled where ``end`` came before all that were asked for are known."""
+        if self._logprobs is not None and not self._logprobs.is_complete:
+            count = len(self._request.prompt)
+            raise GenerationCancelled(
+                f"{end} came before the log-probabilities of all {count} tokens of the prompt were "
+                "known"
+            )
 
     def begin(self, history: Sequence[int]) -> None:
         """Find out what the cache holds of ``history``, which begins with the prompt."""

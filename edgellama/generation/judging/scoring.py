@@ -24,7 +24,7 @@ from edgellama.generation.concurrency.waiting_line import WaitingLine
 from edgellama.generation.decoding.logprobs import PromptLogprobs
 from edgellama.generation.results import Generation, TokenLogprob
 from edgellama.generation.text_request import Request
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.errors import GenerationCancelled, InvalidOptionError
 from edgellama.quant.given_values import whole_or_none
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import SamplingOptions
@@ -50,7 +50,12 @@ class Score:
 
     @classmethod
     def of(cls, result: Generation) -> Score:
-        """The score of a text that was generated with ``prompt_logprobs``."""
+        """The score of a text that was generated with ``prompt_logprobs``.
+
+        GenerationCancelled if it ended early.
+        """
+        if result.finish_reason in ("cancelled", "timeout"):
+            raise GenerationCancelled("the text was cancelled before it was scored")
         return cls(tuple(each for each in result.prompt_logprobs or () if each is not None))
 
     @property
