@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -362,22 +363,28 @@ def test_a_model_made_anew_waits_for_the_room_of_the_old_one(machine: Machine, m
 
 
 def test_a_given_file_that_is_replaced_serves_whoever_comes(
-    machine: Machine, tmp_path: Path
+    machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its path means the new file; while it means none, the old one stays."""
+    """Its path means the new file; while it means none, or half of one, the old one stays."""
 
     async def main() -> None:
         path = tmp_path / "given.gguf"
-        path.write_bytes(b"old")
+        write_tiny_llama(path, TinyLlama())
+        whole = write_tiny_llama(tmp_path / "new.gguf", TinyLlama(seed=7)).read_bytes()
         shelf = shelf_of(Catalogue({"given": path}, only_given=True, aliases={}))
         async with shelf.lease("given") as old:
             path.unlink()
             async with shelf.lease(None) as same:
                 assert same is old
-            path.write_bytes(b"newer")
+            for count in (0, 100, len(whole) // 2):
+                path.write_bytes(whole[:count])
+                async with shelf.lease("given") as same:
+                    assert same is old
+            assert caplog.text.count("given stays as it was") == 1
+            path.write_bytes(whole)
             async with shelf.lease(None) as new, shelf.lease("given") as again:
                 assert again is new is not old
-                assert shelf.loaded["given"].model.num_bytes == 5
+                assert shelf.loaded["given"].model.num_bytes == len(whole)
         await shelf.close()
         assert machine.num_open == 0
 

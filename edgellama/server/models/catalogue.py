@@ -6,6 +6,7 @@ A name is looked up among these, and never used as a path. ``model_shelf`` loads
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,13 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import EdgellamaError
 from edgellama.server.errors import RequestError
 
+logger = logging.getLogger(__name__)
+
 LATEST = ":latest"
 """What Ollama's clients add to a name that has no colon."""
 MAX_NAME_CHARACTERS = 300
+Stamp = tuple[tuple[int, int, int], ...]
+"""Of each part of a model its inode, its size in bytes, and when it was written."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Catalogue:
     ) -> None:
         self._given = {name: ServedModel(name, path) for name, path in given.items()}
         self._stamps = {name: _stamp(path) for name, path in given.items()}
+        self._half_there: set[str] = set()
         self._only_given = only_given
         self._aliases = aliases
         self._known: dict[tuple[str, Path, float], ServedModel] = {}
@@ -129,13 +135,22 @@ class Catalogue:
         return self._given_now(name) if name in self._given else self.models().get(name)
 
     def _given_now(self, name: str) -> ServedModel:
-        """A given model; another one from when its file was replaced."""
+        """A given model; another one from when its file was replaced, and is whole."""
         model = self._given[name]
         stamp = _stamp(model.path)
-        if stamp is not None and stamp != self._stamps[name]:
-            self._stamps[name] = stamp
-            model = self._given[name] = ServedModel(name, model.path)
-        return model
+        if stamp is None or stamp == self._stamps[name]:
+            return model
+        replaced = ServedModel(name, model.path)
+        try:
+            _ = replaced.facts
+        except (EdgellamaError, OSError) as error:
+            if name not in self._half_there:
+                logger.warning("%s stays as it was: its new file cannot be read: %s", name, error)
+            self._half_there.add(name)
+            return model
+        self._half_there.discard(name)
+        self._stamps[name], self._given[name] = stamp, replaced
+        return replaced
 
     def _among(self, models: Mapping[str, ServedModel], name: str | None) -> ServedModel | None:
         """The model of a name, or the first one."""
@@ -156,13 +171,13 @@ class Catalogue:
         return [*candidates, *(text.lower() for text in candidates)]
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from another one in its place; None if there is none."""
+def _stamp(path: Path) -> Stamp | None:
+    """What tells a model's parts from others in their place; None if one is not there."""
     try:
-        status = path.stat()
+        states = [part.stat() for part in split_parts(path)]
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in states)
 
 
 def _unknown(name: str, models: Mapping[str, ServedModel]) -> RequestError:
