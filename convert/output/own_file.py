@@ -21,7 +21,7 @@ def open_own_file(path: Path) -> int:
     """
     check_own_file(path)
     descriptor = os.open(path, _FLAGS, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not _is_own(os.fstat(descriptor)):
         os.close(descriptor)
         raise _no_file(path)
     return descriptor
@@ -29,8 +29,17 @@ def open_own_file(path: Path) -> int:
 
 def check_own_file(path: Path) -> None:
     """ConversionError unless the file can be opened or made, by what is there; opens nothing."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    try:
+        state = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not _is_own(state):
         raise _no_file(path)
+
+
+def _is_own(state: os.stat_result) -> bool:
+    """Whether it is a plain file, without another name under which it would be overwritten."""
+    return stat.S_ISREG(state.st_mode) and state.st_nlink <= 1
 
 
 def _no_file(path: Path) -> ConversionError:

@@ -20,7 +20,7 @@ from harness.patience import until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert import convert, pipeline
-from edgellama.convert.output import writer
+from edgellama.convert.output import own_file, writer
 from edgellama.convert.output.journal import Journal, num_finished
 from edgellama.convert.pipeline import ConversionProgress
 from edgellama.convert.planning.file_names import journal_path
@@ -338,16 +338,18 @@ def test_a_limit_of_the_system_is_one_line(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 @pytest.mark.parametrize("ending", [".partial", ".partial.journal"])
-@pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "pipe"])
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "hard link", "folder", "pipe"])
 def test_nothing_is_written_through_a_link(
     kind: str, ending: str, source: Path, tmp_path: Path
 ) -> None:
     """What lies under the name of an unfinished file, and is none, is told and left alone."""
     output, target = tmp_path / "out.gguf", tmp_path / "target"
     place = tmp_path / f"out.gguf{ending}"
-    if kind == "link":
+    if kind in ("link", "hard link"):
         target.write_text("precious", "ascii")
-    if kind.startswith("link"):
+    if kind == "hard link":
+        place.hardlink_to(target)
+    elif kind.startswith("link"):
         place.symlink_to(target)
     elif kind == "folder":
         place.mkdir()
@@ -357,7 +359,21 @@ def test_nothing_is_written_through_a_link(
     with pytest.raises(ConversionError, match=f"{ending}: is no file of a conversion"):
         convert(source, output)
     assert sorted(tmp_path.iterdir()) == before
-    assert kind != "link" or target.read_text("ascii") == "precious"
+    assert not target.exists() or target.read_text("ascii") == "precious"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_that_comes_before_a_file_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened is looked at itself, whatever lay there a moment before."""
+    target, place = tmp_path / "target", tmp_path / "out.gguf.partial"
+    target.write_text("precious", "ascii")
+    place.hardlink_to(target)
+    monkeypatch.setattr(own_file, "check_own_file", lambda path: None)
+    with pytest.raises(ConversionError, match="is no file of a conversion"):
+        own_file.open_own_file(place)
+    assert target.read_text("ascii") == "precious"
 
 
 def test_one_conversion_at_a_time(
