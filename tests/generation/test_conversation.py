@@ -1,11 +1,13 @@
 """Conversations: what is computed for a turn, and what happens to the messages."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.patience import PATIENCE_S
 from reference.numpy_llama import NumpyEngine
 from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
@@ -470,6 +472,31 @@ def test_a_cancelled_reply_holds_up_nothing(chat: Conversation) -> None:
     chat.send("again", max_tokens=1)
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
     assert chat.messages[1]["content"].startswith(first.text) and stream.ended
+
+
+def test_a_reply_that_is_cancelled_amid_a_step_is_waited_for(tokenizer: Tokenizer) -> None:
+    """The next message is answered once the thread that reads the reply has left the step."""
+    chat, engine = scripted_chat([list(b"abcdef")], tokenizer)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def pause(step: int) -> None:
+        if step == 2:
+            reached.set()
+            assert go_on.wait(PATIENCE_S)
+
+    engine.before_step = pause
+    stream = chat.stream("hello")
+    reading = threading.Thread(target=stream.wait)
+    reading.start()
+    assert reached.wait(PATIENCE_S)
+    stream.cancel()
+    going_on = threading.Timer(0.05, go_on.set)
+    going_on.start()
+    chat.send("again", max_tokens=1)
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert stream.result.finish_reason == "cancelled"
+    for thread in (reading, going_on):
+        thread.join(PATIENCE_S)
 
 
 def test_options_of_the_conversation(engine: NumpyEngine, tokenizer: Tokenizer) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.patience import until
 from reference.numpy_llama import NumpyEngine
 from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
@@ -390,6 +391,36 @@ def test_a_cancelled_stream_gives_its_session_back(session: Session) -> None:
     unstarted.cancel()
     session.generate(PROMPT, max_tokens=1)
     assert unstarted.ended
+
+
+def test_a_stream_whose_time_was_over_says_so(session: Session) -> None:
+    """The reason is its own also where the next text of the session has ended it."""
+    first = session.stream(PROMPT, timeout=0.05)
+    next(first)
+    until(lambda: first._cancel.cancelled)
+    session.generate(PROMPT, max_tokens=1)
+    assert first.result.finish_reason == "timeout"
+
+
+def test_a_stream_that_is_cancelled_amid_a_step_is_waited_for(
+    file: GGUFFile, tokenizer: Tokenizer
+) -> None:
+    """The next text begins once the thread that iterates the stream has left the step."""
+    engine = PausingEngine(file, pause_at=5)
+    session = session_of(engine, tokenizer)
+    stream = session.stream(PROMPT, max_tokens=3, **GREEDY)
+    worker = threading.Thread(target=stream.wait)
+    worker.start()
+    assert engine.reached.wait(TIMEOUT_S)
+    with pytest.raises(EdgellamaError, match="in use"):
+        session.generate(PROMPT)
+    stream.cancel()
+    going_on = threading.Timer(0.05, engine.go_on.set)
+    going_on.start()
+    assert session.generate(PROMPT, max_tokens=3, **GREEDY).finish_reason == "length"
+    assert stream.result.finish_reason == "cancelled"
+    for thread in (worker, going_on):
+        thread.join(TIMEOUT_S)
 
 
 def test_a_dropped_stream_gives_its_session_back(session: Session) -> None:

@@ -24,12 +24,17 @@ class TextEnd:
         self._context_length = context_length
         self._cancel = cancel
         self.is_reached = False
-        self.reason: FinishReason = "cancelled"
+        self._reason: FinishReason | None = None
         self._token: int | None = None
 
     def reach(self, reason: FinishReason, token: int | None = None) -> None:
         """The text ends here; ``token`` has ended it."""
-        self.is_reached, self.reason, self._token = True, reason, token
+        self.is_reached, self._reason, self._token = True, reason, token
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it is reached; before that, why nobody goes on to it."""
+        return self._cancel.reason if self._reason is None else self._reason
 
     def check(self, num_tokens: int, length: int) -> bool:
         """Whether a text of ``num_tokens``, ``length`` with its prompt, may not go on."""

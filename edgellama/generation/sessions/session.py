@@ -166,6 +166,7 @@ class Session(SessionState):
     ) -> Stream:
         """The stream of a request; ``on_end`` gets its result before the stream's user does."""
         cancel = CancelToken()
+        self._end_cancelled()
         with self._lock:
             self._check_free()
             check_prompt(request.prompt, self.context_length, self._engine.config.vocab_size)

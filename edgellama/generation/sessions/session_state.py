@@ -220,6 +220,7 @@ class SessionState(ProcessBound):
 
         EdgellamaError while one runs, and after close().
         """
+        self._end_cancelled()
         with self._lock:
             self._check_free()
             # It goes with this call, however that ends.
@@ -233,12 +234,14 @@ class SessionState(ProcessBound):
                     self._cache.close()
 
     def _end_cancelled(self) -> None:
-        """Be free of a stream that was cancelled, which its user need not iterate any more."""
+        """Be free of a stream that was cancelled, which its user need not iterate any more.
+
+        Not under the lock, which functions that a step calls may wait for.
+        """
         if (stream := self._running()) is not None:
             stream._end_if_cancelled()
 
     def _check_free(self) -> None:
-        self._end_cancelled()
         if self._running() is not None:
             raise EdgellamaError(
                 "this session is in use; end or close its stream first, or use another session"

@@ -164,9 +164,13 @@ class Stream(ProcessBound, Iterator[Chunk]):
             afterwards()
 
     def _end_if_cancelled(self) -> None:
-        """Close it where ``cancel`` was called, and no thread has come to end it yet."""
-        if self._cancel.cancelled:
-            self.close()
+        """Where ``cancel`` was called, close it, and wait until another thread has left a step."""
+        if not self._cancel.cancelled:
+            return
+        self.close()
+        # A signal handler has interrupted the step, which cannot end before the handler does.
+        if not self.is_inside(threading.get_ident()):
+            self.end()
 
     def _lose_threads(self) -> None:
         """In a forked process: if another thread was inside a step, the text has ended with it."""
