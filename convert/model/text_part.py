@@ -94,13 +94,21 @@ _OF_THE_WHOLE = (
     *("architectures", "model_type", "vision_config", "thinker_config", *set(INNER.values())),
 )
 _TEXT = re.compile(r"(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(.+)")
-_VISION = re.compile(
-    r"(?:model\.)?(?:(?:vision|audio|image|video)_tower|vision_(?:model|resampler|embed_tokens)"
-    r"|talker|token2wav|high_res_vision_\w+|visual(?:_embeddings_table)?|vqmodel|image_newline|encoder|connector"
-    r"|(?:multi_modal_|mm_)?projector|aligner|mlp1|gen(?:eration)?_\w+|embed_tokens_extend)(?:\..+)?"
-    r"|.+\.lora_[AB]\.(?:speech|vision)\.weight"
+_READERS = (
+    *("(?:vision|audio|image|video)_tower", "vision_(?:model|resampler|embed_tokens)"),
+    *(r"high_res_vision_\w+", "visual(?:_embeddings_table)?", "vqmodel", "encoder"),
+    "embed_tokens_extend",
 )
+"""What turns images and sounds into vectors."""
+_BRIDGES = ("(?:multi_modal_|mm_)?projector", "connector", "aligner", "mlp1", "image_newline")
+"""What fits those vectors to the text model."""
+_WRITERS = ("talker", "token2wav", r"gen(?:eration)?_\w+")
+"""What makes images and sounds."""
+_PHI4_ADAPTER = r".+\.lora_[AB]\.(?:speech|vision)\.weight"
 """Phi-4's adapters apply to images and sounds alone."""
+_PARTS = "|".join((*_READERS, *_BRIDGES, *_WRITERS))
+_VISION = re.compile(rf"(?:model\.)?(?:{_PARTS})(?:\..+)?|{_PHI4_ADAPTER}")
+"""The tensors that are no part of the text model."""
 _OMNI_TEXT = "thinker."
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.(.+)")
 _Value = TypeVar("_Value")
