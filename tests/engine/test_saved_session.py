@@ -23,7 +23,7 @@ from edgellama.engine.engine import Engine
 from edgellama.engine.saved import saved_header
 from edgellama.engine.saved.saved_header import read_head, write_head
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
-from edgellama.kernels_cpu.machine.cpu import AMX, available_tiers
+from edgellama.kernels_cpu.machine.cpu import available_tiers
 from edgellama.quant.gguf.file import GGUFFile
 
 GREEDY: Any = {"temperature": 0, "max_tokens": 8}
@@ -96,10 +96,19 @@ def test_round_trip(model: Path, tmp_path: Path, kv_type: str, num_tokens: int) 
         assert maker.is_exact
 
 
-@pytest.mark.skipif(AMX not in available_tiers(), reason="no tile registers here")
-@pytest.mark.parametrize("tiers", [("amx", "avx512vnni"), ("avx512vnni", "amx")])
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        ("amx", "avx512vnni"),
+        ("avx512vnni", "amx"),
+        pytest.param(("sse4", "generic"), marks=pytest.mark.slow),
+        pytest.param(("generic", "sse4"), marks=pytest.mark.slow),
+    ],
+)
 def test_tiers_that_round_alike(tmp_path: Path, tiers: tuple[str, str]) -> None:
     """What a tier has saved goes on with the same bits on another one of the same arithmetic."""
+    if missing := set(tiers) - {tier.name for tier in available_tiers()}:
+        pytest.skip(f"this processor has no {', '.join(missing)}")
     path, sessions = tmp_path / "tiny.gguf", tmp_path / "a.session"
     write_tiny_llama(path, TinyLlama(context_length=1024, weight_format="Q4_0"))
     results = []
