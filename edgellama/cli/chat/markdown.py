@@ -1,7 +1,7 @@
 """Markdown as lines for a terminal, block by block while the text still grows.
 
-markdown-it parses, and rich renders. This module decides where a block ends and how a reply looks.
-``reply_view`` decides when it is painted.
+markdown-it parses, and rich renders. This module decides where a block ends. ``reply_markdown``
+decides how a reply looks, ``reply_view`` when it is painted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from edgellama.cli.chat.painter import Line
 
@@ -26,8 +26,6 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _TRAILING = re.compile(r"\s+((?:\x1b\[0m)?)$")
 _MARK = re.compile(r"\W*\d{0,9}\W*")
 """What stands for itself, or begins something that is not known yet."""
-CODE_COLUMNS = 2
-"""How far code is indented."""
 
 
 def split_blocks(text: str) -> list[str]:
@@ -51,7 +49,9 @@ class MarkdownRenderer:
 
     def lines(self, block: str, width: int) -> list[Line]:
         """One block in lines of at most ``width`` columns."""
-        return _without_margins(self._printed(_reply_markdown()(block), width))
+        from edgellama.cli.chat.reply_markdown import ReplyMarkdown
+
+        return _without_margins(self._printed(ReplyMarkdown(block, list(_tokens(block))), width))
 
     def dim_lines(self, text: str, width: int) -> list[Line]:
         """A text as it stands in such lines, dimmed."""
@@ -110,57 +110,3 @@ def _tokens(text: str) -> Iterator[Token]:
             if child.type == "softbreak":
                 child.type = "hardbreak"
         yield token
-
-
-@cache
-def _reply_markdown() -> type[Markdown]:
-    """rich's Markdown with plainer headings and code, which can be copied as it is."""
-    from rich.console import ConsoleOptions, JustifyMethod, RenderResult
-    from rich.markdown import CodeBlock, Heading, Markdown, TableDataElement
-    from rich.padding import Padding
-    from rich.syntax import Syntax
-
-    class PlainHeading(Heading):
-        """A heading at the left edge."""
-
-        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            self.text.justify = "left"
-            yield self.text
-
-    class PlainCode(CodeBlock):
-        """Code in colours, without a background."""
-
-        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            code = Syntax(
-                str(self.text).rstrip(),
-                self.lexer_name,
-                theme="ansi_dark",
-                word_wrap=True,
-                background_color="default",
-            )
-            yield Padding(code, (0, 0, 0, CODE_COLUMNS))
-
-    class WholeCell(TableDataElement):
-        """A cell whose long words go on in the next line, where rich would cut them off."""
-
-        def __init__(self, justify: JustifyMethod) -> None:
-            super().__init__(justify)
-            self.content.overflow = "fold"
-
-    class ReplyMarkdown(Markdown):
-        """Markdown of a reply, which nobody has to trust."""
-
-        elements: ClassVar[dict[str, Any]] = {
-            **Markdown.elements,
-            "heading_open": PlainHeading,
-            "fence": PlainCode,
-            "code_block": PlainCode,
-            "td_open": WholeCell,
-            "th_open": WholeCell,
-        }
-
-        def __init__(self, text: str) -> None:
-            super().__init__(text, hyperlinks=False)
-            self.parsed = list(_tokens(text))
-
-    return ReplyMarkdown
