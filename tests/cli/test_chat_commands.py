@@ -12,10 +12,11 @@ from reference.thinking_model import write_thinking_model
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cli.chat.chat import Chat, ChatSettings, show_dim
-from edgellama.cli.chat.commands import ALIASES, COMMANDS, SHOW_TOPICS, run_command
+from edgellama.cli.chat.commands import ALIASES, COMMANDS, run_command
 from edgellama.cli.chat.completion import chat_completer
 from edgellama.cli.chat.reply_view import PlainReply
 from edgellama.cli.chat.settings import OPTION_NAMES
+from edgellama.cli.chat.state_rows import SHOW_TOPICS
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.sampling.options import SamplingArguments
 

@@ -156,9 +156,10 @@ def _spread(
 
 
 def _completer() -> Completer:
-    from edgellama.cli.chat.commands import COMMANDS, SHOW_TOPICS
+    from edgellama.cli.chat.commands import COMMANDS
     from edgellama.cli.chat.completion import chat_completer
     from edgellama.cli.chat.settings import OPTION_NAMES
+    from edgellama.cli.chat.state_rows import SHOW_TOPICS
 
     def options(argument: str) -> Iterable[str]:
         name, space, _ = argument.partition(" ")

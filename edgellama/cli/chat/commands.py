@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from edgellama.cli.chat.chat import Chat
 from edgellama.cli.chat.settings import (
@@ -22,10 +21,17 @@ from edgellama.cli.chat.settings import (
     option_value,
     usual_rows,
 )
+from edgellama.cli.chat.state_rows import (
+    SHOW_TOPICS,
+    memory_rows,
+    model_rows,
+    option_table,
+    options_in_force,
+    table,
+)
 from edgellama.cli.options.sampling_values import NONE
 from edgellama.cli.output.streaming import speed_line
 from edgellama.generation.chat.messages import is_role
-from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest, shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
@@ -34,13 +40,6 @@ from edgellama.text.reasoning.marks import reasoning_marks
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
 A line with / that is not a command is a message; so is any line between """.
 Ctrl-R finds what you typed before. Ctrl-C stops a reply; once more leaves.'''
-WHEN_FULL: Mapping[str, str] = MappingProxyType(
-    {
-        "drop": "the oldest turns are left out",
-        "stop": "the chat stops",
-        "error": "an error is reported",
-    }
-)
 AS_MESSAGE = 'Put a message that begins like this between """'
 
 
@@ -74,11 +73,6 @@ def run_command(chat: Chat, line: str) -> str | None:
     return None
 
 
-def table(rows: Mapping[str, str], width: int = 16) -> str:
-    """Two columns."""
-    return "\n".join(f"{label:<{width}}{value}" for label, value in rows.items())
-
-
 def _help(chat: Chat, argument: str) -> str:
     rows = {
         f"{name} {command.argument}".strip(): command.summary for name, command in COMMANDS.items()
@@ -100,35 +94,25 @@ def _system(chat: Chat, argument: str) -> str:
 def _set(chat: Chat, argument: str) -> str:
     name_text, _, value = argument.partition(" ")
     if not name_text:
-        return _option_table(chat)
+        return option_table(chat)
     name = option_name(name_text)
     if value.strip():
         given = {key: old for key, old in chat.given.items() if key != name}
         if value.strip() != DEFAULT:
             given[name] = option_value(name, value.strip())
         chat.set_options(given)
-    return f"{name} is {option_rows(_options(chat))[name]}"
-
-
-def _options(chat: Chat) -> dict[str, Any]:
-    """What holds for the next reply, and the preset that it came from."""
-    return {**chat.conversation.options, "preset": chat.given.get("preset")}
-
-
-def _option_table(chat: Chat) -> str:
-    usual, others = usual_rows(_options(chat))
-    return f"{table(usual, 22)}\nAt their defaults: {', '.join(others)}."
+    return f"{name} is {option_rows(options_in_force(chat))[name]}"
 
 
 def _show(chat: Chat, argument: str) -> str:
     if not argument:
         lines = chat.conversation.template.source.count("\n") + 1
-        options = usual_rows(_options(chat))[0].items()
+        options = usual_rows(options_in_force(chat))[0].items()
         rows = {
-            **_model_rows(chat),
+            **model_rows(chat),
             "options": ", ".join(f"{name} {value}" for name, value in options),
             "template": f"{lines} lines of Jinja; /show template prints them",
-            **_memory_rows(chat),
+            **memory_rows(chat),
         }
         return table(rows)
     if argument not in SHOW_TOPICS:
@@ -137,36 +121,8 @@ def _show(chat: Chat, argument: str) -> str:
     return SHOW_TOPICS[argument](chat)
 
 
-def _model_rows(chat: Chat) -> dict[str, str]:
-    from edgellama.models.facts import read_facts
-
-    facts = read_facts(chat.path)
-    return {
-        "model": f"{facts.title or chat.path.stem}, {facts.type}",
-        "file": f"{chat.path}",
-        "parameters": f"{facts.num_parameters:,}",
-    }
-
-
-def _memory_rows(chat: Chat) -> dict[str, str]:
-    conversation = chat.conversation
-    session = conversation.session
-    rows = {
-        "messages": f"{len(conversation.messages)}",
-        "context": f"{len(session.tokens) if chat.is_begun else 0:,} of "
-        f"{session.context_length:,} tokens",
-        "prompt cache": f"{chat.llama.cached_bytes / 1e6:,.0f} of "
-        f"{chat.llama.cache_limit / 1e6:,.0f} MB",
-        "when full": WHEN_FULL[chat.settings.when_full],
-        "peak memory": f"{peak_memory_bytes() / 1e6:,.0f} MB",
-    }
-    if conversation.dropped_messages:
-        rows["not seen"] = f"the oldest {conversation.dropped_messages} messages"
-    return rows
-
-
 def _stats(chat: Chat, argument: str) -> str:
-    rows = _memory_rows(chat)
+    rows = memory_rows(chat)
     if chat.last_reply is not None:
         rows["last reply"] = speed_line(chat.last_reply)
     return table(rows)
@@ -177,7 +133,7 @@ def _model(chat: Chat, argument: str) -> str:
 
     if argument:
         chat.use_model(find_runnable(argument, None))
-    return table(_model_rows(chat))
+    return table(model_rows(chat))
 
 
 def _think(chat: Chat, argument: str) -> str:
@@ -188,7 +144,7 @@ def _think(chat: Chat, argument: str) -> str:
     elif argument:
         chat.set_options({**chat.given, "reasoning": _wish(argument)})
     seen = "hidden" if chat.hides_thinking else "shown"
-    text = f"thinking is {option_rows(_options(chat))['reasoning']}, and {seen}"
+    text = f"thinking is {option_rows(options_in_force(chat))['reasoning']}, and {seen}"
     template = chat.conversation.template.source
     can_think = reasoning_marks(chat.llama.tokenizer, template) is not None
     return text if can_think else f"{text}, but this model cannot think"
@@ -277,14 +233,6 @@ def _confirm(question: str) -> bool:
         return False
 
 
-SHOW_TOPICS: Mapping[str, Callable[[Chat], str]] = MappingProxyType(
-    {
-        "model": lambda chat: table(_model_rows(chat)),
-        "options": _option_table,
-        "template": lambda chat: chat.conversation.template.source,
-        "memory": lambda chat: table(_memory_rows(chat)),
-    }
-)
 COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
     {
         "/help": SlashCommand("", "Show this.", _help, ("/?", "/")),
