@@ -1,14 +1,14 @@
 """Loads models when requests ask for them, and unloads them when none does.
 
 A model's footprint is predicted from its header before it is loaded, and models without work make
-room for it. ``catalogue`` knows the names, ``model_line`` the order of those who wait.
+room for it. ``catalogue`` knows the names, ``model_line`` the order of those who wait, and
+``held_models`` what is loaded and how it goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgellama.quant.rope_choice import scaled_length
 from edgellama.server.errors import RequestError, too_busy
 from edgellama.server.models.catalogue import Catalogue, ServedModel
+from edgellama.server.models.held_models import HeldModels
 from edgellama.server.models.loaded_model import LoadedModel
 from edgellama.server.models.model_line import AwaitedModel, ModelLine
 from edgellama.server.settings import Opener
@@ -54,8 +55,7 @@ class ModelShelf:
         (compiled, total) kernels of a model.
         """
         self.catalogue = catalogue
-        self.loaded: dict[str, LoadedModel] = {}
-        self._retired: list[LoadedModel] = []
+        self._held = HeldModels()
         self._engine = engine
         self._keep_alive_s = keep_alive_s
         self._available_bytes = available_bytes
@@ -63,8 +63,6 @@ class ModelShelf:
         self._on_compile = on_compile
         self._line = ModelLine(self._bring)
         self._is_short_of_room = False
-        self._freed = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
         self._stopped: RequestError | None = None
 
     @asynccontextmanager
@@ -79,7 +77,7 @@ class ModelShelf:
         model = self.catalogue.find(name)
         entry = self.loaded.get(model.name)
         if entry is not None and entry.model is not model:
-            self._retire(entry)
+            self._held.retire(entry)
             entry = None
         if entry is None or self._is_short_of_room:
             entry = await self._wait_for(model)
@@ -90,7 +88,7 @@ class ModelShelf:
         finally:
             if keep_alive_s is not None:
                 entry.keep_alive(keep_alive_s)
-            self._end_use(entry)
+            self._held.end_use(entry)
 
     async def _wait_for(self, model: ServedModel) -> LoadedModel:
         """A model in use, once it is its turn and it is loaded."""
@@ -99,8 +97,8 @@ class ModelShelf:
             return await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self._end_use(place.result())
-            self._freed.set()  # Perhaps nobody else waits for room.
+                self._held.end_use(place.result())
+            self._held.freed.set()  # Perhaps nobody else waits for room.
             raise
 
     def context_length(self, model: ServedModel) -> int | None:
@@ -120,24 +118,29 @@ class ModelShelf:
         entry = self.loaded.get(self.catalogue.find(name).name)
         if entry is not None:
             entry.keep_alive_s = 0.0
-            self._let_go(entry)
-            await self._wait_until_closed()
+            self._held.let_go(entry)
+            await self._held.wait_until_closed()
+
+    @property
+    def loaded(self) -> Mapping[str, LoadedModel]:
+        """Those that their names lead to."""
+        return self._held.loaded
 
     @property
     def in_memory(self) -> list[LoadedModel]:
         """All that are loaded, also those of other files than their names mean now."""
-        return [*self.loaded.values(), *self._retired]
+        return self._held.in_memory
 
     def outdate(self, name: str) -> None:
         """Let go of a model, once nobody uses it, if its name means another file now."""
         entry = self.loaded.get(name)
         if entry is not None and not self.catalogue.holds(entry.model):
-            self._retire(entry)
+            self._held.retire(entry)
 
     def stop(self, error: RequestError) -> None:
         """Load no more models; whose kernels are being compiled is given up before the next one."""
         self._stopped = error
-        self._freed.set()
+        self._held.freed.set()
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -152,62 +155,8 @@ class ModelShelf:
         """Let go of all models; nobody may use one any more."""
         await self._line.close()
         for entry in list(self.loaded.values()):
-            self._take_off(entry)
-        await self._wait_until_closed()
-
-    def _end_use(self, entry: LoadedModel) -> None:
-        entry.num_uses -= 1
-        self._freed.set()
-        if entry.num_uses:
-            return
-        if self.loaded.get(entry.model.name) is entry:
-            self._rest(entry)
-        else:
-            self._retired = [other for other in self._retired if other is not entry]
-            self._close_later(entry)
-
-    def _rest(self, entry: LoadedModel) -> None:
-        """Nobody uses it now: it goes later, unless somebody comes."""
-        entry.last_use = time.time()
-        loop = asyncio.get_running_loop()
-        if math.isfinite(entry.keep_alive_s):
-            entry.timer = loop.call_later(entry.keep_alive_s, self._let_go, entry)
-
-    def _let_go(self, entry: LoadedModel) -> None:
-        if not entry.num_uses:
-            self._take_off(entry)
-
-    def _take_off(self, entry: LoadedModel) -> None:
-        """Let nobody find it any more, and close it in a task; nothing if that has been done."""
-        if self.loaded.get(entry.model.name) is entry:
-            entry.stop_timer()
-            del self.loaded[entry.model.name]
-            self._close_later(entry)
-
-    def _retire(self, entry: LoadedModel) -> None:
-        """Let nobody find it any more, and close it once nobody uses it."""
-        if not entry.num_uses:
-            self._take_off(entry)
-        elif self.loaded.get(entry.model.name) is entry:
-            del self.loaded[entry.model.name]
-            self._retired.append(entry)
-
-    def _close_later(self, entry: LoadedModel) -> None:
-        task = asyncio.get_running_loop().create_task(self._close(entry))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def _close(self, entry: LoadedModel) -> None:
-        logger.info("unloading %s", entry.model.name)
-        try:
-            await asyncio.to_thread(entry.llama.close)
-        finally:
-            self._freed.set()
-
-    async def _wait_until_closed(self) -> None:
-        """Until what was taken off has given its memory back."""
-        while self._closing:
-            await asyncio.wait(self._closing)
+            self._held.take_off(entry)
+        await self._held.wait_until_closed()
 
     async def _bring(self, awaited: AwaitedModel) -> LoadedModel:
         """What is waited for: loaded already, or once there is room for it."""
@@ -227,10 +176,9 @@ class ModelShelf:
         llama = await asyncio.to_thread(self._open, model)
         logger.info("loaded %s in %.2f s", model.name, time.perf_counter() - started)
         entry = LoadedModel(model, llama, needed, self._keep_alive_s(model))
-        self.loaded[model.name] = entry
         if not self.catalogue.holds(model):
             entry.outdate()
-        self._rest(entry)
+        self._held.add(entry)
         return entry
 
     def _check_needed(self, awaited: AwaitedModel) -> None:
@@ -264,12 +212,12 @@ class ModelShelf:
         needed = await asyncio.to_thread(self.predicted_bytes, model)
         while (available := self._free_bytes()) is not None and available < needed:
             self._check_needed(awaited)
-            if self._closing:
-                await self._wait_until_closed()
+            if self._held.is_closing:
+                await self._held.wait_until_closed()
                 continue
             idle = [entry for entry in self.loaded.values() if not entry.num_uses]
             if idle:
-                self._take_off(min(idle, key=lambda entry: entry.last_use))
+                self._held.take_off(min(idle, key=lambda entry: entry.last_use))
                 continue
             text = f"{model.name} needs {needed / 1e9:.2f} GB and {available / 1e9:.2f} GB are free"
             if not self.in_memory:
@@ -278,9 +226,9 @@ class ModelShelf:
                 others = ", ".join(entry.model.name for entry in self.in_memory)
                 logger.info("%s; waiting for %s", text, others)
             self._is_short_of_room = True
-            self._freed.clear()
+            self._held.freed.clear()
             try:
-                await asyncio.wait_for(self._freed.wait(), WAIT_FOR_ROOM_S)
+                await asyncio.wait_for(self._held.freed.wait(), WAIT_FOR_ROOM_S)
             except asyncio.TimeoutError:
                 raise too_busy(f"{text}; other models are in use", "no_memory", 503) from None
         return needed
