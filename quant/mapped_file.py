@@ -1,8 +1,8 @@
 """Opens a file for reading in place: checks that it is a regular file, and maps it read-only.
 
 The readers of each format know what the bytes mean. If a file is cut short while it is mapped,
-touching its lost pages ends the process; ``read_at`` reads without touching the mapping, and
-``is_as_mapped`` tells whether it happened.
+touching its lost pages ends the process; ``read_at`` reads without touching the mapping.
+``watched_files`` tells whether it happened.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import mmap
 import os
 import stat
 from pathlib import Path
+from typing import TypeAlias
 
 from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
 
 CAN_READ_AT = hasattr(os, "pread")
 """Windows has no ``pread``, but lets nobody cut a file that is mapped."""
-ROUNDED_S = 2.0
-"""By how much some systems round when a file was written, perhaps later than they first tell."""
+Stamp: TypeAlias = tuple[int, int]
+"""A file's size in bytes, and when it was written, in nanoseconds since 1970."""
+NUM_SAMPLES, SAMPLE_BYTES = 32, 1024
+"""What tells one content of a file from another: so many pieces of it, spread evenly."""
 
 
 class _OpenFile(io.FileIO):
@@ -30,23 +33,28 @@ class _OpenFile(io.FileIO):
 
 
 class FileMapping(mmap.mmap):
-    """A file mapped read-only, which can also be read like any other, where CAN_READ_AT."""
+    """A file mapped read-only, which can also be read like any other, where CAN_READ_AT.
 
-    def hold(self, file: io.FileIO, written_s: float) -> None:
-        """Keep the open file as long as the mapping lives; ``written_s``: when it was written."""
-        self._file, self._written_s = file, written_s
+    ``stamp`` is that of when it was mapped.
+    """
 
-    def is_as_mapped(self) -> bool:
-        """Whether the file still has the size that it had, and nobody has written to it since.
+    def hold(self, file: io.FileIO) -> None:
+        """Keep the open file as long as the mapping lives."""
+        self._file = file
+        self.stamp = self.stamp_now()
 
-        Takes a few microseconds; another file in its place does not matter.
-        """
-        try:
-            status = os.fstat(self._file.fileno())
-        except OSError:  # of a drive that is gone
-            return False
-        is_untouched = abs(status.st_mtime - self._written_s) <= ROUNDED_S
-        return is_untouched and status.st_size == len(self)
+    def stamp_now(self) -> Stamp:
+        """The open file's size, and when it was written; OSError for a drive that is gone."""
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def samples(self) -> list[bytes]:
+        """Some of its bytes, the last ones among them; OSError if they cannot be read."""
+        last = max(len(self) - SAMPLE_BYTES, 0)
+        starts = [last * number // (NUM_SAMPLES - 1) for number in range(NUM_SAMPLES)]
+        if CAN_READ_AT:
+            return [self.read_at(start, SAMPLE_BYTES) for start in starts]
+        return [self[start : start + SAMPLE_BYTES] for start in starts]
 
     def read_at(self, offset: int, num_bytes: int) -> bytes:
         """The bytes from ``offset`` on, fewer where the file has no more."""
@@ -70,11 +78,10 @@ def map_file(path: Path, kind: str) -> FileMapping:
             found = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise file_error(path, f"is {found}", kind)
         file = _OpenFile(path)
-        status = os.fstat(file.fileno())
-        if status.st_size == 0:
+        if os.fstat(file.fileno()).st_size == 0:
             raise file_error(path, "is empty, 0 bytes", kind)
         mapping = FileMapping(file.fileno(), 0, access=mmap.ACCESS_READ)
-        mapping.hold(file, status.st_mtime)
+        mapping.hold(file)
         _ask_for_huge_pages(mapping)
         return mapping
     except ModelFileError:

@@ -5,7 +5,6 @@ It joins the parts of a split model, and checks that they belong together. ``par
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from edgellama.quant.gguf.part import Part, read_part
 from edgellama.quant.gguf.strings import StringArray
 from edgellama.quant.gguf.tensors import Tensor
 from edgellama.quant.given_values import given_path
+from edgellama.quant.mapped_file import FileMapping
+from edgellama.quant.watched_files import WatchedFiles
 
 __all__ = ["GGUFFile", "MetadataValue", "StringArray", "Tensor", "require_model"]
 
@@ -60,9 +61,11 @@ class GGUFFile:
         self.file_bytes = sum(part.file_bytes for part in parts)
         self.metadata: Mapping[str, MetadataValue] = MappingProxyType(first.metadata)
         self.metadata_types: Mapping[str, int] = MappingProxyType(first.metadata_types)
-        self._tensors: Mapping[str, Tensor] | None = MappingProxyType(_join_tensors(parts))
-        self._mappings = tuple(part.mapping for part in parts)
-        self._stamps = _stamps(parts)
+        self._tensors: Mapping[str, Tensor] | None = None
+        self._mappings: tuple[FileMapping, ...] = ()
+        self._open(parts)
+        # Taken by the first who watches, and compared by ``reopen``.
+        self._samples: list[list[bytes]] | None = None
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -78,30 +81,45 @@ class GGUFFile:
         """
         if self._tensors is None:
             parts = _read_parts(self._opened)
-            if _stamps(parts) != self._stamps:
+            mappings = tuple(part.mapping for part in parts)
+            if not self._are_same(mappings):
                 raise ModelFileError(
                     f"{self.path}: the file is another than the one that was loaded; load it anew"
                 )
-            self._tensors = MappingProxyType(_join_tensors(parts))
-            self._mappings = tuple(part.mapping for part in parts)
+            self._open(parts)
 
-    def check_untouched(self) -> None:
-        """ModelFileError if the open file was cut or written to since it was mapped.
+    def watch(self) -> WatchedFiles:
+        """Tells for as long as it lives whether the files are as they were when they were mapped.
 
-        Takes a few microseconds. Weights that are gone end a process that reads them, and others
-        than were loaded make no sense.
+        ModelFileError if they are closed, or cannot be read any more.
         """
-        for path, mapping in zip(self.files, self._mappings, strict=False):
-            if not mapping.is_as_mapped():
-                raise ModelFileError(
-                    f"{path}: the file was written to or cut short while it was loaded; load it "
-                    "anew, and replace files only by renaming others"
-                )
+        if self._tensors is None:
+            raise ModelFileError(f"{self.path}: the file is closed")
+        if self._samples is None:
+            try:
+                self._samples = [mapping.samples() for mapping in self._mappings]
+            except OSError as error:
+                raise file_error(self.path, f"cannot be read, {error}", "a readable file") from None
+        return WatchedFiles(self.files, self._mappings, self._samples)
 
     def close(self) -> None:
         """Release the mapping, which ends with the last array that still uses it."""
         self._tensors = None
         self._mappings = ()
+
+    def _open(self, parts: list[Part]) -> None:
+        self._tensors = MappingProxyType(_join_tensors(parts))
+        self._mappings = tuple(part.mapping for part in parts)
+        self._stamps = [mapping.stamp for mapping in self._mappings]
+
+    def _are_same(self, mappings: Sequence[FileMapping]) -> bool:
+        """Whether files are those that were open, perhaps with other times."""
+        if [mapping.stamp for mapping in mappings] == self._stamps:
+            return True
+        sizes = [size for size, _ in self._stamps]
+        if self._samples is None or [len(mapping) for mapping in mappings] != sizes:
+            return False
+        return [mapping.samples() for mapping in mappings] == self._samples
 
     def __enter__(self) -> GGUFFile:
         return self
@@ -135,16 +153,6 @@ def _read_parts(path: Path) -> list[Part]:
     parts = [opened if n == path.name else _read_sibling(path, n) for n in names]
     _check_parts(parts)
     return parts
-
-
-def _stamps(parts: Sequence[Part]) -> list[tuple[int, int]]:
-    """What tells files from others of their names: how long they are, and when written."""
-    found = []
-    for part in parts:
-        with contextlib.suppress(OSError):  # removed since it was mapped
-            status = os.stat(part.path)
-            found.append((status.st_size, status.st_mtime_ns))
-    return found
 
 
 def _read_sibling(path: Path, name: str) -> Part:

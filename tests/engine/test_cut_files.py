@@ -13,17 +13,10 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama, ModelFileError
 from edgellama.engine.engine import Engine
-from edgellama.engine.running import machinery
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.mapped_file import ROUNDED_S, FileMapping
+from edgellama.quant.mapped_file import FileMapping
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files in use cannot be cut there")
-
-
-@pytest.fixture(autouse=True)
-def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file may be cut right after a step."""
-    monkeypatch.setattr(machinery, "CHECKED_FOR_S", -1.0)
 
 
 @pytest.fixture
@@ -89,10 +82,40 @@ def test_a_token_alone_does_not_read_it(path: Path) -> None:
         assert list(cache.tokens) == [5, 6]
 
 
+def test_a_file_that_is_closed_is_watched_too(path: Path) -> None:
+    """An engine asks for the weights that it reads, whoever has closed the file."""
+    with GGUFFile(path) as file:
+        engine = Engine(file, num_threads=1)
+    with engine:
+        engine.forward([5], cache := engine.new_cache())
+        cut(path)
+        with pytest.raises(ModelFileError, match="written to or cut"):
+            engine.forward([6], cache)
+
+
+def test_each_step_looks(llama: Llama, path: Path) -> None:
+    """A file that is touched and then cut between two tokens of a fast text ends that text."""
+    stream = llama.session().stream("Once upon", max_tokens=100, ignore_eos=True)
+    for _ in range(20):
+        next(stream)
+    os.utime(path)
+    next(stream)
+    os.truncate(path, 4096)
+    with pytest.raises(ModelFileError, match="written to or cut"):
+        next(stream)
+
+
 def test_what_does_not_touch_the_file_is_no_harm(llama: Llama, path: Path, tmp_path: Path) -> None:
-    """A new file in its place, a new name or a time that a system rounds leave the model usable."""
+    """A new file in its place, a new name or another time leave the model usable."""
     os.link(path, tmp_path / "link.gguf")
-    os.utime(path, (1e9, 1e9 + ROUNDED_S))
+    stream = llama.session().stream("Once upon", max_tokens=8, ignore_eos=True)
+    next(stream)
+    os.utime(path)
+    assert len(list(stream)) == 7
+    llama.unload()
+    llama.generate("Hello", max_tokens=2)
+    llama.unload()
+    os.utime(path, (1e9, 1e9))
     llama.generate("Hello", max_tokens=2)
     (tmp_path / "new").write_bytes(b"new")
     (tmp_path / "new").replace(path)

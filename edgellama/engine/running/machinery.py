@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from edgellama.engine.program.program import Op, Program
@@ -29,11 +28,9 @@ if TYPE_CHECKING:
     from edgellama.kernels_cpu.machine.cpu import Tier
     from edgellama.quant.gguf.file import GGUFFile
     from edgellama.quant.model_config import ModelConfig
+    from edgellama.quant.watched_files import WatchedFiles
 
 MAX_THREADS = 256
-CHECKED_FOR_S = 0.05
-"""How long a look at the file is good for. Where steps follow each other at once, a file that is
-cut is cut within one; a look costs some microseconds of memory that is not in the caches."""
 MAX_PROGRAMS = 64
 """Programs that are kept: more than there are kinds of steps, not as many as sets of adapters."""
 
@@ -61,12 +58,13 @@ class Machinery:
         self._layers, self._is_exact, self._timer = layers, is_exact, timer
         self._num_threads = checked_num_threads(num_threads)
         self._is_low_priority = self._is_closed = False
-        self._checked_s = 0.0
         self.hooks: tuple[Hook, ...] = ()
         self.programs: dict[tuple[object, ...], Program] = {}
         self.kernels = CompiledKernels(tier)
         self.last_step: RepeatableStep | None = None
         self.weights: ModelWeights | None = load_weights(file, config)
+        # Of its own: whoever opened the file may have closed it.
+        self._watched: WatchedFiles | None = file.watch()
         self.runner: StepRunner | None = self._new_runner(self.weights)
         self._teams: list[ThreadTeam] = []
         weakref.finalize(self, _end_teams, self._teams)
@@ -95,6 +93,7 @@ class Machinery:
         if self.runner is None:
             if self.weights is None:
                 self._file.reopen()
+                self._watched = self._file.watch()
                 self.weights = load_weights(self._file, self._config)
             self._use(self._new_runner(self.weights), self._new_team())
         assert self.runner is not None
@@ -102,10 +101,8 @@ class Machinery:
 
     def check_file(self) -> None:
         """ModelFileError if the file was cut or written to; asked before anything reads weights."""
-        now = perf_counter()
-        if now - self._checked_s > CHECKED_FOR_S:
-            self._file.check_untouched()
-            self._checked_s = now
+        if (watched := self._watched) is not None:
+            watched.check()
 
     def open_weights(self) -> ModelWeights:
         """The model's tensors, which are there to be read."""
@@ -140,7 +137,7 @@ class Machinery:
         """Give everything back; ``open`` makes it again."""
         _end_teams(self._teams)
         self._leave_card()
-        self.runner = self.weights = self.last_step = None
+        self.runner = self.weights = self.last_step = self._watched = None
         self.programs.clear()
 
     def lose_threads(self) -> None:
