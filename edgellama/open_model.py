@@ -253,6 +253,11 @@ class OpenModel(AdjustableModel):
             sessions = list(self._sessions)
         self._idle_watch.close()
         for session in sessions:
+            session._cancel()
+        # Their threads may be running a long step of somebody else, which no session can end.
+        for engine in self._engines:
+            engine.stop_step()
+        for session in sessions:
             session.close()
         self._engine.close()
         self._file.close()

@@ -239,6 +239,10 @@ class LocalEngine(TextEngine):
         """Kernels that the cache of compiled code did not have when this engine wanted them."""
         return self._machine.kernels.num_compiled
 
+    def stop_step(self) -> None:
+        """End the running step, if it may be long; who still wants it begins it anew."""
+        self._steps.stop()
+
     def close(self) -> None:
         """Stop the running step and the threads, and let go of the file's weights.
 

@@ -103,6 +103,9 @@ class TextEngine(ProcessBound, ABC):
     def close(self) -> None:
         """Let everything go, after the running step; the engine is unusable afterwards."""
 
+    def stop_step(self) -> None:  # noqa: B027
+        """End the running step, if it may be long; who still wants it begins it anew."""
+
     def order_choice(self, cache: TextCache, order: object) -> None:
         """Let the next step of a sequence end with tokens, chosen as ordered, in place of logits.
 

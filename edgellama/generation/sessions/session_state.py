@@ -188,6 +188,11 @@ class SessionState(ProcessBound):
         else:
             self._cache.close()
 
+    def _cancel(self) -> None:
+        """Ask a running stream to end, and do not wait for it."""
+        if (stream := self._running()) is not None:
+            stream.cancel()
+
     def _lose_threads(self) -> None:
         """In a forked process, be free of all threads but the calling one."""
         self._lock = threading.RLock()
