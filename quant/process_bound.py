@@ -6,6 +6,7 @@ class knows what it holds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable
@@ -28,11 +29,22 @@ def call_after_fork(method: Callable[[], None]) -> None:
 
     This does not keep the method's object alive, and ends with it.
     """
-    reference = weakref.WeakMethod(method)
+    # Those of objects that are gone leave with the next one; weakref's own callbacks may come
+    # in the middle of anything.
+    for reference in _METHODS.copy():
+        if reference() is None:
+            with contextlib.suppress(ValueError):  # by another thread
+                _METHODS.remove(reference)
+    _METHODS.append(weakref.WeakMethod(method))
 
-    def call() -> None:
+
+def _call_all() -> None:
+    for reference in _METHODS.copy():
         if (found := reference()) is not None:
             found()
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=call)
+
+_METHODS: list[weakref.WeakMethod[Callable[[], None]]] = []
+# Python never forgets what is registered there, so it is once for a process.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_call_all)

@@ -19,6 +19,7 @@ from edgellama.constraints.guidance import llguidance, plain_message
 from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
 from edgellama.constraints.token_constraint import MAX_FORCED_BYTES, TokenConstraint
 from edgellama.quant.errors import ConstraintError
+from edgellama.quant.process_bound import call_after_fork
 from edgellama.quant.records import dataclass
 from edgellama.sampling.filters import Mask
 from edgellama.text.tokenizer import Tokenizer
@@ -46,6 +47,10 @@ class ConstraintCompiler:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._vocabulary = GuidanceVocabulary(tokenizer)
         self._kept: OrderedDict[str, _KeptForm] = OrderedDict()
+        self._renew_lock()
+        call_after_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
     def constraint(self, form: AnswerForm, *, continuation: bool) -> TokenConstraint:

@@ -103,7 +103,7 @@ class TextEngine(ProcessBound, ABC):
     def close(self) -> None:
         """Let everything go, after the running step; the engine is unusable afterwards."""
 
-    def stop_step(self) -> None:  # noqa: B027
+    def stop_step(self) -> None:
         """End the running step, if it may be long; who still wants it begins it anew."""
 
     def order_choice(self, cache: TextCache, order: object) -> None:

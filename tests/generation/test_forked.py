@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from harness.cold_kernels import run_python
 
+from edgellama.quant import process_bound
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 FORKED = """
@@ -81,3 +83,62 @@ def test_both_continue_a_text(tiny_path: Path) -> None:
     """A text that its thread has begun before it forks goes on in both processes."""
     told = run_python(CONTINUED, str(tiny_path))
     assert told.returncode == 0 and told.stdout == "0\n", told.stdout + told.stderr
+
+
+LOCKED = """
+import os, signal, threading, types, warnings
+from edgellama import Llama
+from edgellama.engine.card.choice import AttentionChoice
+from edgellama.engine.card.placement import CardPlacement
+from edgellama.constraints.compiler import ConstraintCompiler
+warnings.simplefilter("ignore")
+llama = Llama(sys.argv[1], num_threads=1)
+shelf = llama._engine.adapters
+compiler = ConstraintCompiler(llama.tokenizer)
+placement = CardPlacement(AttentionChoice("auto"), llama.config, 0, *[None] * 3)
+are_held, is_over = threading.Event(), threading.Event()
+
+def hold():
+    with shelf._lock, placement._placing, compiler._lock:
+        are_held.set()
+        is_over.wait()
+
+stream = llama.session().stream("Hello", max_tokens=5)
+stream._thread = -1  # as if another thread were computing
+threading.Thread(target=hold).start()
+are_held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    with shelf._lock, placement._placing, compiler._lock:
+        pass
+    try:
+        stream.result
+    except Exception as error:
+        assert "another thread's" in str(error), error
+        os._exit(0)
+    os._exit(1)
+print(os.waitpid(child, 0)[1])
+stream._thread = None
+is_over.set()
+"""
+
+
+def test_a_child_waits_for_no_lock_of_the_parents_threads(tiny_path: Path) -> None:
+    """Locks that other threads held are free in a child, and lost texts say what has ended them."""
+    told = run_python(LOCKED, str(tiny_path))
+    assert told.stdout.split() == ["0"], told.stdout + told.stderr
+
+
+class Forked:
+    """Wants to hear of forks."""
+
+    def call(self) -> None:
+        """Do nothing."""
+
+
+def test_what_is_gone_is_called_no_more() -> None:
+    """Methods of objects that are gone are forgotten, not kept for every later fork."""
+    for _ in range(50):
+        process_bound.call_after_fork(Forked().call)
+    assert sum(reference() is None for reference in process_bound._METHODS) <= 1

@@ -37,6 +37,7 @@ from edgellama.quant.errors import (
     InvalidOptionError,
     UnsupportedModelError,
 )
+from edgellama.quant.process_bound import call_after_fork
 
 if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
@@ -79,11 +80,15 @@ class CardPlacement:
         self._workers: dict[KVTypes, threading.Thread] = {}
         self._thresholds: dict[KVTypes, int | None] = {}
         self._placed: weakref.WeakSet[KVCache] = weakref.WeakSet()
-        self._placing = threading.RLock()
+        self._renew_lock()
+        call_after_fork(self._renew_lock)
         self._staying: weakref.WeakSet[KVCache] = weakref.WeakSet()
         self._said: set[str] = set()
         self.obstacle: EdgellamaError | None = None
         """Why the card is not used, or not any more."""
+
+    def _renew_lock(self) -> None:
+        self._placing = threading.RLock()
 
     @property
     def use(self) -> CardUse:

@@ -20,6 +20,7 @@ from edgellama.quant.formats import QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.given_values import check_function, given_path
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.process_bound import call_after_fork
 
 if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
@@ -63,6 +64,10 @@ class AdapterShelf:
         # By the adapters themselves: two of one file say the same, but have names of their own.
         self._sets: weakref.WeakValueDictionary[tuple[object, ...], AdapterSet]
         self._sets = weakref.WeakValueDictionary()
+        self._renew_lock()
+        call_after_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
         # Reentrant: a signal's handler may ask for a set within another one's making.
         self._lock = threading.RLock()
 

@@ -87,6 +87,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
         self._deadline = Deadline(cancel, timeout)
         self._prompt = tuple(prompt)
         self._afterwards: Callable[[], None] | None = None
+        self._failure = "failed with an error"
         # Last: from now on there is something to end.
         self._ended = False
 
@@ -94,7 +95,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
     def result(self) -> Generation:
         """The whole generation; EdgellamaError while it runs and if it failed."""
         if self._result is None:
-            state = "failed with an error" if self._ended else "has not ended yet"
+            state = self._failure if self._ended else "has not ended yet"
             raise EdgellamaError(f"no result: the generation {state}")
         return self._result
 
@@ -177,6 +178,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
         self._ending = threading.RLock()
         if self._thread is not None and not self.is_inside(threading.get_ident()):
             self._ended = True
+            self._failure = "was another thread's, which this forked process does not have"
 
     def __next__(self) -> Chunk:
         # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.
