@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from edgellama.kernels_cpu.compiling.compile_turn import compile_turn
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill
 from edgellama.quant.errors import KernelError
 from edgellama.quant.progress import Progress
@@ -64,6 +63,8 @@ def _made_in_turn(
     progress: Progress,
 ) -> dict[str, Code | None]:
     """Make what nobody else makes, and wait for the rest; arguments as for ``read_or_make``."""
+    from edgellama.kernels_cpu.compiling.compile_turn import compile_turn
+
     found: dict[str, Code | None] = dict.fromkeys(names)
     num_told = -1
 
