@@ -43,6 +43,10 @@ class FileMapping(mmap.mmap):
         self._file = file
         self.stamp = self.stamp_now()
 
+    def fileno(self) -> int:
+        """The open file's descriptor, which stays open as long as the mapping lives."""
+        return self._file.fileno()
+
     def stamp_now(self) -> Stamp:
         """The open file's size, and when it was written; OSError for a drive that is gone."""
         status = os.fstat(self._file.fileno())
