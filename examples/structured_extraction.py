@@ -1,7 +1,7 @@
 """Reads facts out of sentences: each answer is an object of a pydantic class.
 
 Run: ``python examples/structured_extraction.py [MODEL]``. It needs
-``pip install "edgellama[grammar]" pydantic``.
+``python -m pip install '.[grammar]' pydantic``, in the checkout.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class TextOptions(SamplingArguments, total=False):
             by default. Calls that continue a prompt never show them.
 
     Give at most one of ``schema``, ``json``, ``regex``, ``grammar`` and ``choices``. They need the
-    package llguidance: ``pip install "edgellama[grammar]"``.
+    package llguidance, which the extra ``grammar`` installs: in a checkout, with
+    ``python -m pip install '.[grammar]'``.
 
     Example:
         >>> from edgellama import Llama, TextOptions

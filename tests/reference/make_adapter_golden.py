@@ -1,8 +1,9 @@
 """Makes tests/data/adapter_golden.npz: adapters of ``peft``, and logits of a Llama with them.
 
-Run by hand with torch, transformers and peft installed: ``python
-tests/reference/make_adapter_golden.py``. The model is the case BASE of make_golden. The file holds
-two adapters as PEFT saves them, and logits of the last positions with the first, and with both.
+Run in ``tests`` with torch, transformers and peft installed:
+``python -m reference.make_adapter_golden``. The model is the case BASE of make_golden. The file
+holds two adapters as PEFT saves them, and logits of the last positions with the first, and with
+both.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from make_golden import CASES, COMMON, DATA_FOLDER, arrays_of, build
 from peft import LoraConfig, get_peft_model
+
+from reference.make_golden import CASES, COMMON, DATA_FOLDER, arrays_of, build
 
 BASE = "head_size_biases"
 NUM_POSITIONS = 6

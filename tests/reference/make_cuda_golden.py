@@ -1,6 +1,6 @@
 """Writes what NVIDIA's header says of the driver's functions and numbers that we use.
 
-    python make_cuda_golden.py cuda.h > ../data/cuda_header.json
+    python -m reference.make_cuda_golden cuda.h > data/cuda_header.json  # in tests
 
 The header is in the wheel ``nvidia-cuda-runtime-cu12``, in ``nvidia/cuda_runtime/include``.
 """

@@ -1,9 +1,10 @@
 """Writes tests/data/dequantize_golden.npz: quantized matrices as their own programs expand them.
 
-Run by hand with torch, transformers 5, bitsandbytes, compressed-tensors and auto-gptq's files
+Run in ``tests`` with torch, transformers 5, bitsandbytes, compressed-tensors and auto-gptq's files
 installed (``pip install --no-deps auto-gptq``: its package is not imported, only files of it), and
-two folders named: ``make_dequantize_golden.py AUTOAWQ LLAMA_STACK``, where ``pip download`` of
-autoawq 0.2.9 and llama_stack 0.0.61 were unpacked. The tests read only the output.
+two folders named: ``python -m reference.make_dequantize_golden AUTOAWQ LLAMA_STACK``, where
+``pip download`` of autoawq 0.2.9 and llama_stack 0.0.61 were unpacked. The tests read only the
+output.
 """
 
 from __future__ import annotations

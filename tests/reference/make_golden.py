@@ -1,6 +1,6 @@
 """Makes tests/data/golden_*.npz: small random Llamas of ``transformers`` and their logits.
 
-Run by hand with torch and transformers installed: ``python tests/reference/make_golden.py``.
+Run in ``tests`` with torch and transformers installed: ``python -m reference.make_golden``.
 Each file holds the weights under their GGUF names and in GGUF's order (queries and keys
 interleaved), the shape as JSON, a token sequence, and float32 logits of all its positions.
 """

@@ -1,8 +1,8 @@
 """Writes tests/data/pipeline_golden.json: what transformers' text-generation pipeline returns.
 
-Run with ``python tests/reference/make_pipeline_golden.py``; it needs torch, transformers and
-accelerate. The starter model is read from its GGUF file. Texts are short and certain ones, since
-the engine rounds otherwise.
+Run in ``tests`` with torch, transformers and accelerate installed:
+``python -m reference.make_pipeline_golden``. The starter model is read from its GGUF file.
+Texts are short and certain ones, since the engine rounds otherwise.
 """
 
 from __future__ import annotations

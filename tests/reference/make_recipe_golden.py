@@ -1,7 +1,7 @@
 """Writes tests/data/recipe_golden.json: the format llama.cpp gives each tensor, type by type.
 
-Run by hand with llama-cpp-python and gguf installed; the tests read only its output. Models
-have random weights, since only their shapes decide.
+Run in ``tests`` with llama-cpp-python and gguf installed: ``python -m
+reference.make_recipe_golden``. Models have random weights, since only their shapes decide.
 """
 
 import ctypes

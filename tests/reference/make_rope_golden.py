@@ -1,6 +1,6 @@
 """Writes tests/data/rope_golden.json: angles per position as ``transformers`` computes them.
 
-Run by hand with torch and transformers 5 installed; the tests read only its output.
+Run in ``tests`` with torch and transformers 5 installed: ``python -m reference.make_rope_golden``.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Writes tests/data/sampling_golden.npz: what other libraries make of fixed logits.
 
-Needs llama-cpp-python, torch, transformers and the starter model, whose vocabulary DRY wants to
-see: ``python tests/reference/make_sampling_golden.py``.
+Run in ``tests`` with llama-cpp-python, torch and transformers installed:
+``python -m reference.make_sampling_golden``. DRY wants to see the starter model's vocabulary.
 Each case is the options as JSON, the number of its logits, and the probabilities of all tokens
 that a library leaves; tests compare ours with them.
 """

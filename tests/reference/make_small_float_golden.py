@@ -1,7 +1,7 @@
 """Writes tests/data/small_float_golden.npz: NVFP4, MXFP4, MXFP8 and torchao's, and their values.
 
-Run by hand with torch, transformers 5, compressed-tensors 0.20 and torchao 0.18. The tests
-read only the output.
+Run in ``tests`` with torch, transformers 5, compressed-tensors 0.20 and torchao 0.18 installed:
+``python -m reference.make_small_float_golden``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes tests/data/torch_*: small files of the real torch.save, in each of its containers.
 
-Run by hand with torch installed: ``python tests/reference/make_torch_golden.py``. Every tensor
+Run in ``tests`` with torch installed: ``python -m reference.make_torch_golden``. Every tensor
 counts up from 0, so that the tests know what must be in them.
 """
 

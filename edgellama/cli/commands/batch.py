@@ -86,8 +86,9 @@ def command(
     Each line of IN is a JSON object with "prompt", or with "messages" for a chat. Its "id"
     (by default the line's number) names its line in OUT. A line may set options such as
     max_tokens, stop, schema, tools or temperature for itself alone. Each line of OUT has
-    "id" and either "text", "finish_reason" and "usage", or "error". The thinking of a model
-    in a chat is "reasoning" there; a line of IN may have "reasoning" (true or false) and
+    "id" and either "text", "finish_reason", "matched_stop" (the string or the token's id that
+    ended it, or null) and "usage", or "error". The thinking of a model in a chat is
+    "reasoning" there; a line of IN may have "reasoning" (true or false) and
     "max_reasoning_tokens". Lines are written as texts finish.
 
     If the command is stopped, run it again: it skips the ids that OUT already has. - is
