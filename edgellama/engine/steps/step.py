@@ -113,7 +113,7 @@ class StepRunner:
     def step_ops(self, pages: AnyLayout) -> StepOps:
         """Write steps over pages of a layout that nobody runs."""
         writer = replace(self._writer, hooks=())
-        return StepOps(writer, self.kinds, self.attention(pages), self._output.rows)
+        return StepOps(writer, self.kinds, self.attention(pages), self._output.shared_rows)
 
     def attention(self, pages: AnyLayout) -> LayerAttention:
         """What writes attention over pages of a layout."""
@@ -209,31 +209,31 @@ class StepRunner:
         kind = self.kinds.kind_of(num_tokens, attending_of(segments), is_alike)
         output, writer, run = self._output, self._writer, self._run
         rows = wanted_rows(segments)
-        room = output.room(writer, len(rows), ranges)
+        written = output.logit_rows(writer, len(rows), ranges)
         reach = "end" if writer.hooks else output.reach_of(kind, segments, rows)
         body = self._body(segments, ranges, kind, num_tokens, reach)
         is_at_once = 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1
         if reach == "end" and is_at_once:
-            head = output.head(writer, rows, ranges, rows[0], room.address, is_alike)
+            head = output.head(writer, rows, ranges, rows[0], written.address, is_alike)
             if not run(body.then(head), segments, rows, run_ops):
                 return None
-            logits = output.kept(room, len(rows))
-            output.keep(room, logits)
+            logits = output.result_rows(written, len(rows))
+            output.copy_if_shared(written, logits)
             return shares_of(segments, logits, residual_rows(segments, self._residual))
         if not run(body, segments, rows, run_ops):
             return None
         residual = residual_rows(segments, self._residual)
-        logits = output.kept(room, len(rows))
+        logits = output.result_rows(written, len(rows))
         output.gather(rows, reach)
         if reach == "attended" and not run(
             output.rest(writer, rows, ranges), segments, rows, run_ops
         ):
             return None
-        for first, head in output.heads(writer, rows, ranges, room):
+        for first, head in output.heads(writer, rows, ranges, written):
             chosen = rows[first : first + LOGIT_ROWS]
             if not run(head, segments, chosen, run_ops):
                 return None
-            output.keep(room, logits[first : first + len(chosen)])
+            output.copy_if_shared(written, logits[first : first + len(chosen)])
         return shares_of(segments, logits, residual)
 
     def _body(

@@ -37,37 +37,44 @@ class StepOutput:
 
     def __init__(self, vocab_size: int, buffers: StepBuffers, kinds: StepKinds) -> None:
         self._buffers, self._kinds = buffers, kinds
-        self.rows = buffers.logits(vocab_size, LOGIT_ROWS)
-        self._strides = buffers.strides | {self.rows.stride}
+        self.shared_rows = buffers.logits(vocab_size, LOGIT_ROWS)
+        self._strides = buffers.strides | {self.shared_rows.stride}
 
     @property
     def logits(self) -> FloatRows:
-        """What a ``head`` into ``rows`` has written (LOGIT_ROWS, vocab_size)."""
-        return self.rows.array[:, : self.rows.width]
+        """The logits of the last ``head`` into ``shared_rows``, a view without padded columns.
 
-    def room(self, writer: LlamaProgram, num_rows: int, ranges: Sequence[RowRange]) -> Rows:
+        (LOGIT_ROWS and more, vocab_size); only the rows that the ``head`` computed are valid.
+        """
+        return self.shared_rows.array[:, : self.shared_rows.width]
+
+    def logit_rows(self, writer: LlamaProgram, num_rows: int, ranges: Sequence[RowRange]) -> Rows:
         """Where the logits of so many rows are written: memory of their own for many.
 
-        A few go to ``rows``, which the next step overwrites, and where the step is found that a
-        next token repeats. So do those that hooks or adapters change.
+        A few go to ``shared_rows``, which the next step overwrites, and where the step is found
+        that a next token repeats. So do those that hooks or adapters change, and those of a
+        vocabulary whose columns are padded.
         """
-        columns = self.rows.array.shape[1]
-        is_fixed = writer.hooks or ranges or columns != self.rows.width
-        if is_fixed or num_rows <= MAX_SHORT_TOKENS:
-            return self.rows
+        columns = self.shared_rows.array.shape[1]
+        is_padded = columns != self.shared_rows.width
+        is_shared = is_padded or bool(writer.hooks or ranges) or num_rows <= MAX_SHORT_TOKENS
+        if is_shared:
+            return self.shared_rows
+        # The last head begins at a multiple of LOGIT_ROWS, which is none of whole tiles. So its
+        # last tile may end behind a whole number of tiles.
         padded = round_up(num_rows, TOKEN_PADDING) + TOKEN_PADDING
         return Rows(np.empty((padded, columns), np.float32), columns)
 
-    def kept(self, room: Rows, num_rows: int) -> FloatRows:
-        """Logits that no later step changes: the room's own, or what ``keep`` copies them to."""
-        if room is self.rows:
-            return np.empty((num_rows, room.width), np.float32)
-        return room.array[:num_rows]
+    def result_rows(self, written: Rows, num_rows: int) -> FloatRows:
+        """Logits that no later step changes: ``written`` itself, or a copy yet to be made."""
+        if written is self.shared_rows:
+            return np.empty((num_rows, written.width), np.float32)
+        return written.array[:num_rows]
 
-    def keep(self, room: Rows, logits: FloatRows) -> None:
-        """Copy what a ``head`` has written, if the next overwrites it."""
-        if room is self.rows:
-            logits[:] = self.logits[: len(logits)]
+    def copy_if_shared(self, written: Rows, results: FloatRows) -> None:
+        """Copy what a ``head`` has written to ``results``, if the next one overwrites it."""
+        if written is self.shared_rows:
+            results[:] = self.logits[: len(results)]
 
     def reach_of(self, kind: StepKind, segments: Sequence[Segment], rows: Sequence[int]) -> Reach:
         """How far the body of a step without hooks goes, of which ``rows`` are wanted."""
@@ -114,14 +121,20 @@ class StepOutput:
         values = {"num_outputs": len(rows), "first_row": residual.address + first * residual.stride}
         values["logits"] = logits
         values |= bound_values(ranges, HEAD, self._strides)
-        return StepPart((HEAD, batch, groups), lambda: adapted.head(batch, self.rows), values)
+        return StepPart(
+            (HEAD, batch, groups), lambda: adapted.head(batch, self.shared_rows), values
+        )
 
     def heads(
-        self, writer: LlamaProgram, rows: Sequence[int], ranges: Sequence[RowRange], room: Rows
+        self, writer: LlamaProgram, rows: Sequence[int], ranges: Sequence[RowRange], written: Rows
     ) -> Iterator[tuple[int, StepPart]]:
-        """Logits of gathered rows, LOGIT_ROWS at a time, and the first of each."""
+        """Logits of gathered rows, LOGIT_ROWS at a time, and the first of each.
+
+        They go to ``written``: into shared rows always to the front, so copy them before the next;
+        into rows of their own one behind another.
+        """
+        # In their order, since a last tile may reach into the rows that the next head writes.
         for first in range(0, len(rows), LOGIT_ROWS):
-            # Tiles may reach into the rows that come next.
-            start = 0 if room is self.rows else first
-            logits = room.address + start * room.stride
+            start = 0 if written is self.shared_rows else first
+            logits = written.address + start * written.stride
             yield first, self.head(writer, rows[first : first + LOGIT_ROWS], ranges, first, logits)
