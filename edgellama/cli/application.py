@@ -80,9 +80,15 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The words of a command line; "help NAME" means the same as "NAME --help"."""
+        """The words of a command line; "help NAME" means the same as "NAME --help".
+
+        "help help" means the same as "help" alone.
+        """
         if args[:1] == ["help"]:
-            args = [*args[1:], "--help"]
+            about = args[1:]
+            while about[:1] == ["help"]:
+                about = about[1:]
+            args = [*about, "--help"]
         return super().parse_args(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -133,6 +139,8 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="edgellama", message="%(prog)s %(version)s")
 def root() -> None:
     """Chat with a quantized Llama on your own CPU.
+
+    "edgellama help COMMAND" shows what a command does, and its options.
 
     \b
     Examples:

@@ -89,11 +89,11 @@ def test_texts_errors_and_a_second_run(run_cli: CliRunner, model: Path, tmp_path
     assert "edgellama: 4 texts, " in result.stderr
     assert "; left out, with the id of an earlier line: 1; 3 failed" in result.stderr
     assert "done before" not in result.stderr
-    assert "3 of 8 lines failed; the first: " in result.stderr
+    assert "3 of 8 lines failed; the first, id " in result.stderr
     lines = {line["id"]: line for line in read_lines(target)}
     assert len(lines) == len(read_lines(target)) == 7
-    errors = [line["error"] for line in lines.values() if "error" in line]
-    assert any(f"the first: {error}; " in result.stderr for error in errors)
+    errors = [f"id {key!r}: {line['error']}" for key, line in lines.items() if "error" in line]
+    assert any(f"the first, {error}; " in result.stderr for error in errors)
     with Llama(model, num_threads=1, exact=True) as llama:
         options: Any = {"max_tokens": 30, "temperature": 0}
         texts = {
@@ -110,7 +110,7 @@ def test_texts_errors_and_a_second_run(run_cli: CliRunner, model: Path, tmp_path
     assert (usage["completion_tokens"], lines["b"]["finish_reason"]) == (3, "length")
     assert usage["total_tokens"] == usage["prompt_tokens"] + 3
     assert "1001 tokens > 256 maximum" in lines["d"]["error"]
-    assert "'tempreature'" in lines["e"]["error"]
+    assert lines["e"]["error"].startswith("there is no option 'tempreature'; did you mean ")
     assert "line 8 is no JSON" in lines[8]["error"]
     before = target.read_bytes()
     again = run_cli("batch", model, source, target, *OPTIONS)

@@ -47,7 +47,8 @@ def test_every_command_shows_examples(run_cli: CliRunner, name: str) -> None:
 
 def test_the_word_help_shows_the_same(run_cli: CliRunner) -> None:
     """Alone, and before the name of a command."""
-    assert run_cli("help").stdout == run_cli("--help").stdout
+    assert run_cli("help").stdout == run_cli("help", "help").stdout == run_cli("--help").stdout
+    assert '"edgellama help COMMAND" shows' in run_cli("help").stdout
     assert run_cli("help", "chat").stdout == run_cli("chat", "--help").stdout
     assert "No such command 'nonsense'" in run_cli("help", "nonsense").stderr
 

@@ -154,10 +154,10 @@ def _take_apart(words: tuple[str, ...]) -> tuple[str | None, str, str]:
 
 
 def _check(counts: Counts) -> None:
-    """An error that says how many lines failed, where any did."""
+    """An error that says how many lines failed, where any did, and what was written of one."""
     if counts.num_errors:
         raise click.ClickException(
-            f"{counts.num_errors} of {counts.num_lines} lines failed; the first: "
+            f"{counts.num_errors} of {counts.num_lines} lines failed; the first, "
             f'{counts.first_error}; the output says why, under "error", and --retry-errors runs '
             "them again"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.cli.output.batch_progress import Counts
 from edgellama.generation.batches.batch_lines import error_line, prompt_of, text_line
+from edgellama.quant.error_text import shown
 
 if TYPE_CHECKING:
     from edgellama.cli.commands.batch_files import BatchInput, BatchOutput
@@ -75,7 +76,8 @@ class Job:
         self._output.write(line)
         if "error" in line:
             self.counts.num_errors += 1
-            self.counts.first_error = self.counts.first_error or line["error"]
+            named = f"id {shown(line['id'])}: {line['error']}"
+            self.counts.first_error = self.counts.first_error or named
         else:
             self.counts.num_texts += 1
             self.counts.num_tokens += line["usage"]["completion_tokens"]

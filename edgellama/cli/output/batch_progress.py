@@ -18,7 +18,8 @@ from edgellama.cli.output.terminal import notice
 class Counts:
     """Lines of the input by what became of them, and tokens of all texts.
 
-    ``first_error`` is what was wrong with the first line that failed.
+    ``first_error`` is the error that was written first, with its line's id. Lines are written as
+    they are over, so an earlier line of the input may fail later.
     """
 
     num_before: int = 0

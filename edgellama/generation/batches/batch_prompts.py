@@ -101,9 +101,6 @@ def _check_keys(given: Mapping[str, Any]) -> None:
     if len(named) != 1:
         found = " and ".join(named) or "neither"
         raise InvalidOptionError(f"a prompt has {found}; allowed: one of {', '.join(PROMPT_KEYS)}")
-    try:
-        known = (*PROMPT_OPTION_NAMES, CONTINUE_KEY, *CHAT_ONLY)
-        names = known if "messages" in given else PROMPT_OPTION_NAMES
-        check_option_names([key for key in given if key not in PROMPT_KEYS], names)
-    except InvalidOptionError as error:
-        raise error.within("a prompt") from None
+    known = (*PROMPT_OPTION_NAMES, CONTINUE_KEY, *CHAT_ONLY)
+    names = known if "messages" in given else PROMPT_OPTION_NAMES
+    check_option_names([key for key in given if key not in PROMPT_KEYS], names)
