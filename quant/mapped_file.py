@@ -22,7 +22,7 @@ CAN_READ_AT = hasattr(os, "pread")
 """Windows has no ``pread``, but lets nobody cut a file that is mapped."""
 Stamp: TypeAlias = tuple[int, int]
 """A file's size in bytes, and when it was written, in nanoseconds since 1970."""
-NUM_SAMPLES, SAMPLE_BYTES = 32, 1024
+NUM_SAMPLES, SAMPLE_BYTES = 8, 1024
 """What tells one content of a file from another: so many pieces of it, spread evenly."""
 
 
