@@ -64,6 +64,7 @@ class ThreadTeam:
         self._words = aligned_words(layout.ACTIVE_JOBS + num_threads * CACHE_LINE)
         self._address = int(self._words.ctypes.data)
         self._never_cancelled = np.zeros(1, np.int64)
+        self._always_cancelled = np.ones(1, np.int64)
         self._kernels = kernels
         self._execute = ENTRY(kernels.address("execute"))
         self._serve = ENTRY(kernels.address("serve"))
@@ -133,6 +134,9 @@ class ThreadTeam:
         flag = self._never_cancelled if cancel_flag is None else cancel_flag
         self._set(layout.PROGRAM, program.ctypes.data)
         self._set(layout.CANCEL_FLAG, flag.ctypes.data)
+        # A signal's handler may close the team before this place, or behind it.
+        if self._closing:
+            return False
         job = self.next_job
         try:
             self._announced = job
@@ -155,8 +159,9 @@ class ThreadTeam:
         self._set(layout.STOPPED_JOB, job)
 
     def close(self) -> None:
-        """Stop the workers; no job may be running."""
+        """Stop the workers; no job may be running. One that comes after all runs nothing."""
         self._closing = True
+        self._set(layout.CANCEL_FLAG, self._always_cancelled.ctypes.data)
         # A worker that is late at the last job must not wait for it.
         self._set(layout.STOPPED_JOB, self._announced)
         self._set(layout.MAX_IDLE_SPINS, 0)

@@ -231,6 +231,23 @@ def test_interrupted_before_the_job(
         assert (counting.x == 20 * job).all(), job
 
 
+def test_closed_before_the_job(
+    team: ThreadTeam, kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal's handler that closes the team before a job is posted ends the job, too."""
+    counting, execute = Counting(kernels, num_ops=20), team._execute
+
+    def closed(*arguments: int) -> None:
+        team.close()
+        counting.program.withdraw()
+        execute(*arguments)
+
+    monkeypatch.setattr(team, "_execute", closed)
+    assert not counting.run(team)
+    assert not counting.run(team)
+    assert not counting.x.any()
+
+
 def test_aligned_words() -> None:
     """Memory for counters begins on a cache line, is zero and long enough."""
     for num_bytes in (64, 128, 640):

@@ -243,6 +243,9 @@ class NumpyEngine:
         """An empty cache of ``context_length`` positions (None: the model's own)."""
         return self.llama.new_cache(context_length, {"f16": np.float16, "f32": np.float32}[kv_type])
 
+    def stop_step(self) -> None:
+        """Nothing: its steps end by themselves."""
+
     def forward(
         self,
         tokens: Sequence[int],
