@@ -28,11 +28,18 @@ def read(folder: Path, name: str) -> str | None:
     return (folder / name).read_text() if (folder / name).exists() else None
 
 
+def put(folder: Path, name: str) -> None:
+    """Make one, whole at once, as compilers do: others may read it at any time."""
+    beside = folder / f"{name}.{threading.get_ident()}"
+    beside.write_text(f"code of {name}")
+    beside.replace(folder / name)
+
+
 def write(names: Sequence[str], folder: Path, report: Progress) -> None:
-    """Make all, as compilers do."""
+    """Make all."""
     report(0, len(names))
     for number, name in enumerate(names, 1):
-        (folder / name).write_text(f"code of {name}")
+        put(folder, name)
         report(number, len(names))
 
 
@@ -85,7 +92,7 @@ def test_one_makes_and_all_hear() -> None:
         report(0, len(names))
         for number, name in enumerate(names, 1):
             callers.wait_for(number - 1)
-            (folder / name).write_text(f"code of {name}")
+            put(folder, name)
             report(number, len(names))
 
     callers = Callers(3, make, lambda number, done: False)
@@ -101,7 +108,7 @@ def test_if_it_fails_another_goes_on(error: Exception) -> None:
     def make(names: Sequence[str], folder: Path, report: Progress) -> None:
         report(0, len(names))
         callers.wait_for(0)
-        (folder / names[0]).write_text(f"code of {names[0]}")
+        put(folder, names[0])
         raise error
 
     callers = Callers(3, make, lambda number, done: False)
