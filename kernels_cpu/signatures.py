@@ -159,8 +159,13 @@ def _op(
 def _signatures() -> Table:
     rows = ("x", "x_stride", "width", "num_tokens")
     merge = ("y", "y_stride", "head_size", "num_heads", *SEGMENTS, "window")
+    heads = (
+        *("x", "x_stride", "head_size", "num_heads", "num_tokens"),
+        *("weight", "epsilon", "num_pairs", *SCRATCH),
+    )
     table = {
         Kernel("add_bias"): _op("rows.kernels", "add_bias", (*rows, "bias")),
+        Kernel("arrange_heads"): _op("rows.heads", "arrange_heads", heads, ("epsilon",)),
         Kernel("merge_attention"): _op("attention.kernels", "merge_attention", merge),
         Kernel("scale_rows"): _op("rows.kernels", "scale_rows", (*rows, "multiple", "scales")),
         Kernel("sum_squares"): _op("rows.kernels", "sum_squares", (*rows, "sums")),

@@ -17,6 +17,7 @@ PACKED_ATTENTION = "attn_qkv"
 """What some files have instead of the first three."""
 ATTENTION_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output")
 FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
+HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
 LAYER_MATRICES = ATTENTION_MATRICES + FEED_FORWARD_MATRICES
 Shape = tuple[int, ...]
 _COMPUTED = ("blk.", "output", "token_embd", "position_embd")
@@ -41,6 +42,8 @@ class Sizes(Protocol):
     def head_count_kv(self) -> int: ...
     @property
     def head_size(self) -> int: ...
+    @property
+    def has_head_norms(self) -> bool: ...
 
 
 def tensor_shapes(
@@ -70,6 +73,8 @@ def tensor_shapes(
                 yield f"{prefix}{part}.weight", matrices[part]
                 if part in biased:
                     yield f"{prefix}{part}.bias", matrices[part][:1]
+        if sizes.has_head_norms:
+            yield from ((f"{prefix}{norm}.weight", (sizes.head_size,)) for norm in HEAD_NORMS)
     yield "output_norm.weight", (width,)
     if not is_tied:
         yield OUTPUT, (sizes.vocab_size, width)

@@ -18,8 +18,15 @@ from edgellama.quant.records import dataclass
 from edgellama.quant.rope_config import RopeConfig, read_rope
 from edgellama.quant.ways import Way
 
-ARCHITECTURES = ("llama", "mistral3", "smollm3", "internlm2", "xverse", "ernie4_5")
-"""Those of GGUF whose models are Llamas, but for layers without positions."""
+HEAD_NORMED = ("qwen3", "qwen3vl")
+"""Those of GGUF whose queries and keys have norms."""
+HALF_SPLIT = ("qwen2", "qwen2vl", *HEAD_NORMED, "exaone", "pangu-embedded")
+"""Those whose positions rotate an element of a head together with the one half a head behind it."""
+ARCHITECTURES = (
+    *("llama", "mistral3", "smollm3", "internlm2", "xverse", "ernie4_5"),
+    *HALF_SPLIT,
+)
+"""Those whose models are Llamas, but for this, and for layers without positions."""
 CONVERTIBLE = (
     *("qwen2", "qwen2vl", "qwen", "phi3", "exaone", "seed_oss", "pangu-embedded"),
     *("chatglm", "baichuan", "granite", "minicpm"),
@@ -39,7 +46,9 @@ class ModelConfig:
     ``rms_epsilon`` belongs to the norms, ``rope`` describes the rotary positions. With
     ``sliding_window``, a token sees itself and the ``sliding_window - 1`` tokens before it, as in
     Mistral 7B v0.1; None means that it sees all. With ``unrotated_step``, every such layer has no
-    positions, as in SmolLM3.
+    positions, as in SmolLM3. With ``is_half_split``, the elements that are rotated together lie in
+    the halves of a head, and not side by side. With ``has_head_norms``, heads of queries
+    and keys have norms, as in Qwen 3.
 
     Example:
         >>> from edgellama import GGUFFile, ModelConfig, pull
@@ -60,6 +69,8 @@ class ModelConfig:
     rope: RopeConfig
     sliding_window: int | None = None
     unrotated_step: int | None = None
+    is_half_split: bool = False
+    has_head_norms: bool = False
 
     def __post_init__(self) -> None:
         sizes = (
@@ -186,4 +197,6 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
         # Writers without a window leave the key out, or say 0.
         sliding_window=keys.integer("attention.sliding_window", 0) or None,
         unrotated_step=UNROTATED_STEPS.get(str(architecture)),
+        is_half_split=architecture in HALF_SPLIT,
+        has_head_norms=architecture in HEAD_NORMED,
     )

@@ -17,7 +17,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
 from numpy.typing import NDArray
 
-from edgellama.convert.adapter.lora_base import ARCHITECTURE, find_base
+from edgellama.convert.adapter.lora_base import find_base
 from edgellama.convert.adapter.lora_config import LoraConfig, read_lora_config
 from edgellama.convert.adapter.lora_tensors import (
     EMBEDDING,
@@ -105,7 +105,7 @@ def convert_lora(
     path = folder.resolve().parent / f"{name}-lora-{type_name}.gguf" if output is None else output
     with (
         whole_file(Path(path), overwrite=overwrite) as partial,
-        closing(GGUFWriter(partial, ARCHITECTURE)) as writer,
+        closing(GGUFWriter(partial, model.architecture)) as writer,
     ):
         _write_metadata(writer, name, config, alpha, FILE_TYPES[type_name])
         _write_factors(writer, weights_path, factors)

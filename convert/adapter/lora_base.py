@@ -13,15 +13,17 @@ from edgellama.convert.model.family import check_hugging_face
 from edgellama.convert.model.hparams import hugging_face_hparams
 from edgellama.convert.model.relatives import SOURCE_KEY, find_relative
 from edgellama.convert.sources.json_fields import read_fields
+from edgellama.quant.config_keys import USUAL_ARCHITECTURE
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import OUTPUT, tensor_shapes
+from edgellama.quant.model_config import HALF_SPLIT
 from edgellama.quant.ways import Way
 
-ARCHITECTURE = "llama"
-ARCHITECTURES = (ARCHITECTURE, "mistral3", "smollm3", "xverse")
+TURNED = (USUAL_ARCHITECTURE, "mistral3", "smollm3", "xverse")
 """Those of GGUF whose rows of queries and keys were in Hugging Face's order before."""
+ARCHITECTURES = (*TURNED, *HALF_SPLIT)
 HEADS, KV_HEADS = "attention.head_count", "attention.head_count_kv"
 
 
@@ -30,6 +32,7 @@ class LoraBase:
     """Shapes (rows, columns) of a model's matrices by GGUF name, and its numbers of heads."""
 
     path: Path
+    architecture: str
     head_count: int
     head_count_kv: int
     shapes: Mapping[str, tuple[int, ...]]
@@ -50,6 +53,8 @@ class LoraBase:
     def heads(self, name: str) -> int | None:
         """The heads of a matrix whose rows GGUF orders otherwise than Hugging Face; else None."""
         part = name.removesuffix(".weight").rpartition(".")[2]
+        if self.architecture in HALF_SPLIT:
+            return None
         return {"attn_q": self.head_count, "attn_k": self.head_count_kv}.get(part)
 
 
@@ -80,17 +85,18 @@ def find_base(given: Path | None, base_name: str | None, adapter: Path) -> LoraB
 
 def _base_of_config(path: Path) -> LoraBase:
     config = read_fields(path)
-    relative = find_relative(config)
+    relative, architecture = find_relative(config), USUAL_ARCHITECTURE
     if relative is not None:
         if relative.has_other_matrices:
             raise _of_other_matrices(path, relative.title)
+        architecture = relative.architecture(relative.own_config(config))
         config = relative.llama_config(config)
     check_hugging_face(config)
     sizes = hugging_face_hparams(config, lambda name: None)
     tied = config.flag("tie_word_embeddings", False)
     shapes = dict(tensor_shapes(sizes, is_tied=tied))
     shapes = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-    return LoraBase(path, sizes.head_count, sizes.head_count_kv, shapes)
+    return LoraBase(path, architecture, sizes.head_count, sizes.head_count_kv, shapes)
 
 
 def _base_of_gguf(path: Path) -> LoraBase:
@@ -107,7 +113,7 @@ def _base_of_gguf(path: Path) -> LoraBase:
         heads = _heads(file, f"{architecture}.{HEADS}", None)
         kv_heads = _heads(file, f"{architecture}.{KV_HEADS}", heads)
         shapes = {t.name: t.shape for t in file.tensors.values() if len(t.shape) == 2}
-    return LoraBase(path, heads, kv_heads, shapes)
+    return LoraBase(path, str(architecture), heads, kv_heads, shapes)
 
 
 def _of_other_matrices(path: Path, what: str) -> UnsupportedModelError:

@@ -44,9 +44,11 @@ from edgellama.convert.vocabulary.chat_template_source import chat_template_item
 from edgellama.convert.vocabulary.split_pattern_names import checked_name
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
+from edgellama.quant.config_keys import USUAL_ARCHITECTURE
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.llama_tensors import OUTPUT
+from edgellama.quant.model_config import HALF_SPLIT
 from edgellama.quant.vocabulary.file_pattern import (
     DEFAULT_PATTERN,
     PRE,
@@ -101,7 +103,9 @@ def describe(
     layout = SourceLayout(str(checkpoint.path), checkpoint.kind, found, checkpoint.absent)
     sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
     tie = (_meta_tie if is_meta else _hugging_face_tie)(config, layout)
-    is_half_split = not (is_meta or (relative is not None and relative.is_interleaved))
+    architecture = USUAL_ARCHITECTURE if relative is None else relative.architecture(own)
+    is_kept = is_meta or architecture in HALF_SPLIT
+    is_half_split = not (is_kept or (relative is not None and relative.is_interleaved))
     tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=is_half_split)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(
@@ -119,7 +123,7 @@ def describe(
         | chat_template_items(checkpoint.folder, settings.settings)
     )
     if relative is not None:
-        items = renamed_keys(items, relative.architecture(own))
+        items = renamed_keys(items, architecture)
     notes = (
         *(*checkpoint.notes, *weights.notes, *family_notes(config)),
         *([tie.note] if tie.note else []),

@@ -35,10 +35,11 @@ def gguf_items(path: Path) -> dict[str, MetadataItem]:
     with GGUFFile(path) as file:
         require_model(file)
         architecture = file.metadata.get("general.architecture")
-        if architecture not in (*ARCHITECTURES, *CONVERTIBLE):
+        known = dict.fromkeys((*ARCHITECTURES, *CONVERTIBLE))
+        if architecture not in known:
             raise UnsupportedModelError(
                 f"{file.path}: architecture {shown(architecture)} cannot be converted"
-                f"{reason_of(architecture)}; supported: {', '.join((*ARCHITECTURES, *CONVERTIBLE))}"
+                f"{reason_of(architecture)}; supported: {', '.join(known)}"
             )
         if file.metadata.get(f"{architecture}.expert_count"):
             raise UnsupportedModelError(

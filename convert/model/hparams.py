@@ -23,8 +23,10 @@ from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 MAX_BLOCKS = 4096
 ROTATED = "edgellama_rotated"
 WINDOWED_FROM, SCALED_FROM = "edgellama_windowed_from", "edgellama_scaled_from"
+HEAD_NORMED = "edgellama_head_normed"
 """Fields of our own in the configurations that relatives of a Llama get: rotated elements of a
-head; tokens beyond which some layers have a window, and positions another scale."""
+head; tokens beyond which some layers have a window, and positions another scale; whether queries
+and keys have norms."""
 # What config.json leaves out has these values in transformers.
 _DEFAULT_CONTEXT = 2048
 _DEFAULT_EPSILON = 1e-6
@@ -58,6 +60,7 @@ class HyperParameters:
     """Elements of a head that positions rotate; None for all."""
     limit: str | None = None
     """Why the context is shorter than the model's: what no key of GGUF tells."""
+    has_head_norms: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.block_count <= MAX_BLOCKS:
@@ -132,6 +135,7 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
             sliding_window=_sliding_window(config) if _is_mistral(config) else None,
             rotated=config.size(ROTATED) if config.has(ROTATED) else None,
             limit=limit,
+            has_head_norms=config.flag(HEAD_NORMED, False),
         ),
     )
 

@@ -47,18 +47,24 @@ class MergedTensor(SourceTensor):
 
 
 def with_adapters(
-    tensors: Sequence[SourceTensor], adapters: Iterable[tuple[Path, float]], base: Path
+    tensors: Sequence[SourceTensor],
+    adapters: Iterable[tuple[Path, float]],
+    base: Path,
+    *,
+    is_half_split: bool,
 ) -> tuple[SourceTensor, ...]:
     """The model's tensors, those that adapters change as merged ones.
 
-    Raises what ``read_adapter`` raises; ``base`` is the model, for its messages.
+    ``is_half_split``: the model's order of rows. Raises what ``read_adapter`` raises; ``base`` is
+    the model, for its messages.
     """
     shapes = {tensor.name: tensor.shape for tensor in tensors if len(tensor.shape) == 2}
+    max_rank = max(map(max, shapes.values()))
     found: dict[str, list[ScaledPair]] = {}
     for path, scale in adapters:
         pairs: Mapping[str, FactorPair] = MappingProxyType({})
         if scale:
-            pairs = read_adapter(path, shapes, base, max_rank=max(map(max, shapes.values()))).pairs
+            pairs = read_adapter(path, shapes, base, max_rank, is_half_split=is_half_split).pairs
         for name, pair in pairs.items():
             found.setdefault(name, []).append((pair, scale))
     return tuple(

@@ -13,6 +13,7 @@ from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model import relative_settings as settings
 from edgellama.convert.model import relative_windows as windows
+from edgellama.convert.model.hparams import HEAD_NORMED
 from edgellama.convert.model.multipliers import (
     hyperclovax_multipliers,
     minicpm_multipliers,
@@ -214,6 +215,12 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
         ),
         "Qwen2ForCausalLM": Relative(
             "Qwen 2 and 2.5", defaults=_QWEN2, settings=windows.qwen2_windows
+        ),
+        "Qwen3ForCausalLM": Relative(
+            "Qwen 3",
+            defaults={**_QWEN2, "head_dim": 128},
+            settings=lambda config: {**windows.qwen2_windows(config), HEAD_NORMED: True},
+            architecture=lambda config: "qwen3",
         ),
         "SeedOssForCausalLM": Relative("Seed-OSS", defaults={"head_dim": 128}),
         "SkyworkForCausalLM": Relative("Skywork"),

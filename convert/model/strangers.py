@@ -33,7 +33,7 @@ from edgellama.quant.gguf.strangers import (
     SLOPES,
 )
 
-OTHERS = "Llama 1 to 3.3, Mistral, Qwen 2.5, Phi-4 and others, which docs/conversion.md lists"
+OTHERS = "Llama 1 to 3.3, Mistral, Qwen 2.5 and 3, Phi-4 and others, which docs/conversion.md lists"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Stranger:
 
 _JUDGE = "it judges texts, and has no output for tokens"
 _GENERATING = "models that generate texts, whose architecture ends in ForCausalLM"
-_MISTRAL, _QWEN2, _LLAMA3 = "Mistral", "Qwen 2 and 2.5", "Llama 3.3"
+_MISTRAL, _QWEN2, _LLAMA3 = "Mistral", "Qwen 2, 2.5 and 3", "Llama 3.3"
 _DEEPSEEK = "DeepSeek LLM and R1 Distill, which are Llamas and Qwen 2.5"
 _GRANITE = "Granite 3, and 4 without experts and Mamba layers"
 _GLM = "GLM-4 9B, such as glm-4-9b-chat"
@@ -157,10 +157,8 @@ STRANGERS: Mapping[str, Stranger] = MappingProxyType(
         "Qwen3_5ForCausalLM": Stranger(f"{RECURRENT}, {HEAD_NORMS}", _QWEN2),
         "Qwen3_5ForConditionalGeneration": Stranger(f"{RECURRENT}, {HEAD_NORMS}", _QWEN2),
         "Qwen3_5MoeForConditionalGeneration": Stranger(f"{EXPERTS}, {RECURRENT}", _QWEN2),
-        "Qwen3ForCausalLM": Stranger(HEAD_NORMS, _QWEN2),
         "Qwen3MoeForCausalLM": Stranger(f"{EXPERTS}, {HEAD_NORMS}", _QWEN2),
         "Qwen3NextForCausalLM": Stranger(f"{EXPERTS}, {RECURRENT}", _QWEN2),
-        "Qwen3VLForConditionalGeneration": Stranger(HEAD_NORMS, _QWEN2),
         "Qwen3VLMoeForConditionalGeneration": Stranger(f"{EXPERTS}, {HEAD_NORMS}", _QWEN2),
         "RecurrentGemmaForCausalLM": Stranger(RECURRENT),
         "RwkvForCausalLM": Stranger(RECURRENT),

@@ -24,8 +24,8 @@ COMPOSITES = (
     *("AudioFlamingo3", "DeepseekVL", "DeepseekVLHybrid", "FastVlm", "GlmAsr", "GotOcr2"),
     *("GraniteSpeech", "Idefics2", "Idefics3", "InternVL", "Janus", "Llava", "LlavaNext"),
     *("LlavaNextVideo", "LlavaOnevision", "Mistral3", "Mllama", "MusicFlamingo", "Ovis2"),
-    *("PerceptionLM", "Qwen2Audio", "Qwen2VL", "Qwen2_5_VL", "SmolVLM", "VideoLlama3"),
-    *("VideoLlava", "VipLlava", "Voxtral"),
+    *("PerceptionLM", "Qwen2Audio", "Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "SmolVLM"),
+    *("VideoLlama3", "VideoLlava", "VipLlava", "Voxtral"),
 )
 """With ``text_config``, without the end of their names, ``ForConditionalGeneration``."""
 INNER: Mapping[str, str] = MappingProxyType(
@@ -62,6 +62,7 @@ _PHI3 = MappingProxyType(
     | {"max_position_embeddings": 4096}
 )
 _QWEN2_VL = MappingProxyType({"rms_norm_eps": 1e-5, "rope_theta": 1e6, "num_key_value_heads": 8})
+_QWEN3_VL = MappingProxyType({"num_key_value_heads": 32, "max_position_embeddings": 128000})
 _OMNI = MappingProxyType(
     {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "rope_theta": 1e6}
     | {"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064}
@@ -81,6 +82,8 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
         "qwen2": ("Qwen2ForCausalLM", {**_QWEN2, "max_position_embeddings": 32768}),
         "qwen2_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
         "qwen2_5_vl_text": ("Qwen2ForCausalLM", _QWEN2_VL),
+        "qwen3": ("Qwen3ForCausalLM", {}),
+        "qwen3_vl_text": ("Qwen3ForCausalLM", _QWEN3_VL),
         "qwen2_5_omni_text": ("Qwen2ForCausalLM", _OMNI),
         "mllama_text_model": (
             "LlamaForCausalLM",

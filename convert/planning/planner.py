@@ -32,9 +32,10 @@ from edgellama.convert.planning.runnable import check_runnable
 from edgellama.convert.planning.split import plan_files
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.config_keys import ARCHITECTURE_KEY
 from edgellama.quant.errors import ConversionError, InvalidOptionError
 from edgellama.quant.llama_tensors import OUTPUT
-from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.model_config import HALF_SPLIT, ModelConfig
 from edgellama.quant.recipes import (
     COPY,
     RECIPES,
@@ -68,7 +69,12 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
         raise InvalidOptionError(f"type copy: {checkpoint.path} is no GGUF file; allowed: those")
     model = describe(checkpoint, pre=options.pre, name=options.name)
     if options.adapters:
-        merged = with_adapters(model.tensors, options.adapters, checkpoint.path)
+        merged = with_adapters(
+            model.tensors,
+            options.adapters,
+            checkpoint.path,
+            is_half_split=model.metadata[ARCHITECTURE_KEY].value in HALF_SPLIT,
+        )
         model = replace(model, tensors=merged)
     for note in model.notes:
         _log.warning("%s: %s", checkpoint.path, note)

@@ -57,6 +57,12 @@ _SIZES: Mapping[str, tuple[int, ...]] = MappingProxyType(
         "qwen-14b": (5120, 48, 40, 8, 13824),
         "qwen-32b": (5120, 64, 40, 8, 27648),
         "qwen-72b": (8192, 80, 64, 8, 29568),
+        "qwen3-0.6b": (1024, 28, 16, 8, 3072, 128),
+        "qwen3-1.7b": (2048, 28, 16, 8, 6144),
+        "qwen3-4b": (2560, 36, 32, 8, 9728, 128),
+        "qwen3-8b": (4096, 36, 32, 8, 12288),
+        "qwen3-14b": (5120, 40, 40, 8, 17408),
+        "qwen3-32b": (5120, 64, 64, 8, 25600, 128),
         "smol-3b": (2048, 36, 16, 4, 11008),
     }
 )
@@ -138,6 +144,12 @@ def _qwen_2_5(size: str, vocab_size: int) -> ModelPreset:
     return replace(preset, biased=("attn_q", "attn_k", "attn_v"))
 
 
+def _qwen_3(size: str, *, is_tied: bool = False) -> ModelPreset:
+    preset = _preset(f"qwen3-{size}", f"qwen3-{size}", 151936, 40960, 1e6, is_tied=is_tied)
+    config = replace(preset.config, is_half_split=True, has_head_norms=True)
+    return replace(preset, config=config)
+
+
 _TABLE = (
     *(_llama_1(size) for size in ("7b", "13b", "33b", "65b")),
     *(_llama_2(size) for size in ("7b", "13b", "70b")),
@@ -160,6 +172,8 @@ _TABLE = (
     _preset("smollm3-3b", "smol-3b", 128256, 65536, 5e6, is_tied=True),
     *(_qwen_2_5(size, 151936) for size in ("0.5b", "1.5b", "3b")),
     *(_qwen_2_5(size, 152064) for size in ("7b", "14b", "32b", "72b")),
+    *(_qwen_3(size, is_tied=True) for size in ("0.6b", "1.7b", "4b")),
+    *(_qwen_3(size) for size in ("8b", "14b", "32b")),
 )
 MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType({p.name: p for p in _TABLE})
 """By name, such as ``llama-2-7b``."""

@@ -134,6 +134,11 @@ def _rope(op: Op, step: Step) -> Work:
     return Work(step.num_tokens * (rotated + step.cached_token_bytes), 0)
 
 
+def _heads(op: Op, step: Step) -> Work:
+    width = _number(op, "num_heads") * _number(op, "head_size")
+    return Work(2 * step.num_tokens * width * F32_BYTES, 0)
+
+
 def _embed(op: Op, step: Step) -> Work:
     row = _number(op, "row_bytes") + F32_BYTES * _number(op, "num_columns")
     return Work(step.num_tokens * row, 0)
@@ -166,6 +171,7 @@ _COUNTS: Mapping[str, Callable[[Op, Step], Work]] = MappingProxyType(
         "swiglu": _rows(3),
         "quantize": _rows(1),
         "add_bias": _rows(2),
+        "arrange_heads": _heads,
         "sum_squares": _rows(1),
     }
 )

@@ -92,6 +92,14 @@ def _bartowski(name: str) -> HubModel:
     return HubModel(f"bartowski/{name}-GGUF", f"{name}-{{}}")
 
 
+def _qwen_2_5(size: str) -> HubModel:
+    return _bartowski(f"Qwen2.5-{size}-Instruct")
+
+
+def _qwen_3(size: str) -> HubModel:
+    return _bartowski(f"Qwen_Qwen3-{size}")
+
+
 def _the_bloke(name: str) -> HubModel:
     return HubModel(f"TheBloke/{name}-GGUF", f"{name.lower()}.{{}}")
 
@@ -117,6 +125,8 @@ HUB_MODELS: Mapping[str, HubModel] = MappingProxyType(
         "smollm2:360m": _bartowski("SmolLM2-360M-Instruct"),
         "smollm2:1.7b": _bartowski("SmolLM2-1.7B-Instruct"),
     }
+    | {f"qwen2.5:{size.lower()}": _qwen_2_5(size) for size in ("0.5B", "1.5B", "3B", "7B", "14B")}
+    | {f"qwen3:{size.lower()}": _qwen_3(size) for size in ("0.6B", "1.7B", "4B", "8B", "14B")}
 )
 """Chat models by FAMILY:SIZE; a family of one size goes by its name alone, too."""
 

@@ -187,6 +187,19 @@ def store(typingctx, address, vector):
 
 
 @intrinsic
+def store_in_turn(typingctx, address, first, second):
+    """Unaligned store of two vectors' lanes in turn: first, second, first, second …"""
+    order = [lane for i in range(first.lanes) for lane in (i, first.lanes + i)]
+
+    def codegen(ctx, b, sig, args):
+        both = shuffle(b, args[1], args[2], order)
+        b.store(both, pointer(b, args[0], both.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64, first, first), codegen
+
+
+@intrinsic
 def splat_f32(typingctx, value, like):
     """One number in every lane."""
 

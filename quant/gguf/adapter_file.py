@@ -16,7 +16,7 @@ from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.gguf.tensors import Tensor
 from edgellama.quant.llama_tensors import OUTPUT, Shape
-from edgellama.quant.model_config import ARCHITECTURES, EMBEDDING
+from edgellama.quant.model_config import ARCHITECTURES, EMBEDDING, HALF_SPLIT
 from edgellama.quant.records import dataclass
 
 FACTOR_FORMATS = ("F32", "F16", "BF16", "Q8_0")
@@ -52,17 +52,24 @@ class AdapterFile:
 
 
 def read_adapter(
-    path: str | os.PathLike[str], shapes: Mapping[str, Shape], base: Path, max_rank: int
+    path: str | os.PathLike[str],
+    shapes: Mapping[str, Shape],
+    base: Path,
+    max_rank: int,
+    *,
+    is_half_split: bool,
 ) -> AdapterFile:
     """The adapter in the file ``path``, for a model with matrices of these shapes.
 
     ``shapes``: (rows, columns) by GGUF name, without "output.weight" where it is the embedding.
-    ``base``: the model's file, for messages. Raises ModelNotFoundError, ModelFileError for what
+    ``base``: the model's file, for messages. ``is_half_split``: whether the rows of its queries and
+    keys are in Hugging Face's order. Raises ModelNotFoundError, ModelFileError for what
     is damaged or does not fit, UnsupportedModelError for what is no plain LoRA of a Llama.
     """
     file = GGUFFile(Path(path).expanduser())
     try:
         alpha = _alpha(file)
+        _check_order(file, base, is_half_split)
         factors = _factors(file)
         pairs = {
             name: _pair(file.path, name, found, alpha, shapes, base)
@@ -103,6 +110,18 @@ def _alpha(file: GGUFFile) -> float:
     raise ModelFileError(
         f"{file.path}: adapter.lora.alpha is {shown(value)}; allowed: a finite number"
     )
+
+
+def _check_order(file: GGUFFile, base: Path, is_half_split: bool) -> None:
+    """Refuse factors for rows that the model has in another order."""
+    architecture = file.metadata.get("general.architecture")
+    if (architecture in HALF_SPLIT) != is_half_split:
+        allowed = HALF_SPLIT if is_half_split else [a for a in ARCHITECTURES if a not in HALF_SPLIT]
+        raise ModelFileError(
+            f"{file.path}: general.architecture is {shown(architecture)}, whose queries and keys "
+            f"have their rows in another order than {base}; needed: an adapter that was converted "
+            f"for this model, of {', '.join(allowed)}"
+        )
 
 
 def _factors(file: GGUFFile) -> dict[str, dict[str, Tensor]]:

@@ -43,7 +43,7 @@ _REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         f"{EXPERTS}, {LATENT}": ("deepseek2", "deepseek32", "glm-dsa", "mistral4"),
         f"{EXPERTS}, {SINKS}": ("gpt-oss", "mimo2"),
-        HEAD_NORMS: ("qwen3", "qwen3vl", "hunyuan-dense", "hunyuan_vl", "maincoder", "chameleon"),
+        HEAD_NORMS: ("hunyuan-dense", "hunyuan_vl", "maincoder", "chameleon"),
         f"{HEAD_NORMS}, {NORMS_BEHIND}": ("exaone4", "olmo2"),
         f"{HEAD_NORMS}, layers have different sizes": ("openelm",),
         f"{HEAD_NORMS}; {GEMMA}": ("gemma3", "gemma3n", "gemma4", "gemma-embedding"),

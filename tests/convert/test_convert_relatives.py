@@ -87,7 +87,9 @@ def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None
     np.testing.assert_array_equal(logits[1], logits[2])
 
 
-@pytest.mark.parametrize(("name", "fits"), [("qwen2", True), ("granite", False), ("phi3", False)])
+@pytest.mark.parametrize(
+    ("name", "fits"), [("qwen2", True), ("qwen3", True), ("granite", False), ("phi3", False)]
+)
 def test_adapters_fit_the_matrices_of_the_checkpoint(
     name: str, fits: bool, golden: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -55,6 +55,30 @@ def check_logits(path: Path, name: str, golden: dict[str, Any]) -> None:
     np.testing.assert_allclose(logits[-len(expected) :], expected, rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "qwen2-vl", "qwen3", "qwen3-vl", "exaone", "pangu"])
+def test_half_split_files_run_as_they_are(
+    name: str, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Rows stay in their order; a file that is written of Qwen 3's is Qwen 3's again."""
+    path = write_gguf(tmp_path / "own.gguf", name, golden)
+    check_logits(path, name, golden)
+    convert(path, tmp_path / "copy.gguf", type="copy")
+    check_logits(tmp_path / "copy.gguf", name, golden)
+    with GGUFFile(tmp_path / "copy.gguf") as file:
+        expected = {"qwen3": "qwen3", "qwen3-vl": "qwen3vl"}.get(name, "llama")
+        assert file.metadata["general.architecture"] == expected
+
+
+def test_qwen3_without_its_norms(golden: dict[str, Any], tmp_path: Path) -> None:
+    """A file that lacks a norm of queries is refused, and names it."""
+    path = write_gguf(tmp_path / "own.gguf", "qwen2", golden, architecture="QWEN3")
+    with (
+        GGUFFile(path) as file,
+        pytest.raises(ModelFileError, match=r"blk\.0\.attn_q_norm\.weight is missing"),
+    ):
+        Engine(file)
+
+
 def test_ministral_runs_as_it_is(golden: dict[str, Any], tmp_path: Path) -> None:
     """Up to the length from which its attention is another, and after a copy."""
     path = write_gguf(tmp_path / "own.gguf", "ministral3", golden)
@@ -237,7 +261,7 @@ def test_blocks_that_cannot_be_multiplied(golden: dict[str, Any], tmp_path: Path
 
 def test_what_to_do_is_said(golden: dict[str, Any], tmp_path: Path) -> None:
     """Whoever runs such a file learns how it becomes one that runs."""
-    path = write_gguf(tmp_path / "own.gguf", "qwen2", golden)
+    path = write_gguf(tmp_path / "own.gguf", "phi3", golden)
     with GGUFFile(path) as file, pytest.raises(UnsupportedModelError) as caught:
         Engine(file)
     assert "edgellama convert OLD.gguf NEW.gguf --type copy" in caught.value.in_terminal

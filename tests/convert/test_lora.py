@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from reference.tiny_adapter import (
 from reference.tiny_models import Array, TinyLlama, write_tiny_llama
 
 from edgellama.convert.adapter.lora import convert_lora
+from edgellama.engine.engine import Engine
 from edgellama.quant.errors import (
     ConversionError,
     InvalidOptionError,
@@ -28,6 +30,7 @@ from edgellama.quant.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(width=64, heads=4, kv_heads=2, layers=2, feed_forward=96)
 NAMES = [f"blk.{layer}.{part}" for layer in range(2) for part in MODULES]
@@ -71,6 +74,30 @@ def check_added(path: Path, expected: dict[str, Array], tolerance: float = 1e-5)
     assert set(added) == set(expected)
     for name, delta in expected.items():
         np.testing.assert_allclose(added[name], delta, rtol=0, atol=tolerance)
+
+
+def test_heads_that_stay_in_halves(tmp_path: Path) -> None:
+    """Of Qwen 3 the rows stay as PEFT has them, by folder and by file, and the model takes them."""
+    model = replace(MODEL, architecture="qwen3", head_size=24)
+    named = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+    factors = random_factors(model, ["blk.0.attn_q", "blk.1.attn_k"], {"": 4})
+    folder = write_adapter(tmp_path / "lora", adapter_tensors(factors))
+    file_path = write_tiny_llama(tmp_path / "qwen3.gguf", model)
+    for base in (write_base_config(tmp_path / "base", model, **named), file_path):
+        path = convert_lora(folder, base=base, type="f32", overwrite=True).path
+        fields, tensors = read_adapter(path)
+        assert fields["general.architecture"] == "qwen3"
+        for name, (_, b) in factors.items():
+            np.testing.assert_array_equal(tensors[f"{name}.weight.lora_b"], b)
+    with GGUFFile(file_path) as file, Engine(file) as engine:
+        assert engine.adapters.load(path).name == "lora-lora-f32"
+    plain = write_tiny_llama(tmp_path / "plain.gguf", replace(model, architecture="llama"))
+    with (
+        GGUFFile(plain) as file,
+        Engine(file) as engine,
+        pytest.raises(ModelFileError, match=r"'qwen3', whose queries .* order than .*plain\.gguf"),
+    ):
+        engine.adapters.load(path)
 
 
 def test_all_matrices(tmp_path: Path, base: Path) -> None:

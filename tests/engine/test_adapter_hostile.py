@@ -43,7 +43,9 @@ CASES: dict[str, tuple[type[EdgellamaError], str, dict[str, Any]]] = {
         "metadata": {"general.type": "model"}}),
     "a control vector": (UnsupportedModelError, "adapter.type is 'control_vector'", {
         "metadata": {"adapter.type": "control_vector"}}),
-    "another architecture": (UnsupportedModelError, "general.architecture is 'qwen2'", {
+    "another architecture": (UnsupportedModelError, "general.architecture is 'gemma'", {
+        "metadata": {"general.architecture": "gemma"}}),
+    "rows in another order": (ModelFileError, "'qwen2', whose queries and keys have their", {
         "metadata": {"general.architecture": "qwen2"}}),
     "an activated adapter": (UnsupportedModelError, "activated LoRA", {
         "metadata": {"adapter.alora.invocation_tokens": "x"}}),

@@ -40,6 +40,8 @@ SHAPES = {
     "head_96": TinyLlama(width=96, heads=3, kv_heads=3, head_size=96),
     "head_100": TinyLlama(width=200, heads=2, kv_heads=2, rope_freqs=True),
     "head_128": TinyLlama(heads=9, kv_heads=1, head_size=128),
+    "head_norms": TinyLlama(architecture="qwen3", head_size=24, tied=True),
+    "half_split": TinyLlama(architecture="qwen2", heads=2, kv_heads=1, biases=True),
     "odd_widths": TinyLlama(width=36, heads=3, kv_heads=1, feed_forward=44, vocab_size=291),
     "one_layer": TinyLlama(layers=1, feed_forward=4),
 }

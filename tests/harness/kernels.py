@@ -334,6 +334,20 @@ class KernelRunner:
              **quantized, orders=all_orders(width))  # fmt: skip
         return y, quantized
 
+    def arrange_heads(
+        self, x: Array, weight: Array | None, epsilon: float, num_pairs: int
+    ) -> Array:
+        """Heads (tokens, heads, size) as the kernel leaves them; rows end in a vector's padding."""
+        num_tokens, num_heads, size = x.shape
+        columns = round_up(num_heads * size, self.tier.lanes)
+        y = self.output((num_tokens, columns))
+        y[:] = padded(x.reshape(num_tokens, -1), num_tokens, columns)
+        self("arrange_heads", 2, x=y, x_stride=4 * columns, head_size=size, num_heads=num_heads,
+             num_tokens=num_tokens, weight=0 if weight is None else weight, epsilon=epsilon,
+             num_pairs=num_pairs,
+             **self.scratch(model_of(size, head_size=size, heads=num_heads), 2))  # fmt: skip
+        return y[:, : num_heads * size].reshape(x.shape)
+
     def swiglu(self, gate: Array, up: Array, form: str = "float", *, keep: bool = True) -> Any:
         """silu(gate) * up, in place, and what ``quantize`` makes of it; ``keep`` as above."""
         num_tokens, width = gate.shape

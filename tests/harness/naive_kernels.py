@@ -112,6 +112,14 @@ def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
     return wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + epsilon) * weight
 
 
+def arrange_heads(x: Array, weight: Array | None, epsilon: float, num_pairs: int) -> Array:
+    """x (…, size) normed if there is a weight, the halves of its first elements in turn."""
+    heads = x.astype(np.float64) if weight is None else rms_norm(x, weight, epsilon)
+    halves = heads[..., : 2 * num_pairs].reshape(*x.shape[:-1], 2, num_pairs)
+    in_turn = halves.swapaxes(-1, -2).reshape(*x.shape[:-1], 2 * num_pairs)
+    return np.concatenate([in_turn, heads[..., 2 * num_pairs :]], -1)
+
+
 def swiglu(gate: Array, up: Array) -> Array:
     """gate / (1 + exp(-gate)) * up."""
     wide = gate.astype(np.float64)

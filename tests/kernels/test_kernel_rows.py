@@ -1,4 +1,4 @@
-"""The kernels along rows against their naive twins: quantize, norm, SwiGLU, bias, squares."""
+"""The kernels along rows against their naive twins: quantize, norm, SwiGLU, bias, heads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ONE_ROUNDING = 1.2e-7
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload([*KERNELS, "add_bias", "scale_rows", "sum_squares"])
+    runner.preload([*KERNELS, "add_bias", "arrange_heads", "scale_rows", "sum_squares"])
     yield runner
 
 
@@ -178,6 +178,24 @@ def test_add_bias(runner: KernelRunner, width: int) -> None:
     for num_tokens in (7, 133):
         x, bias = normal(num_tokens, width), normal(width, seed=1)
         np.testing.assert_array_equal(runner.add_bias(x, bias), x + bias)
+
+
+@pytest.mark.parametrize("is_normed", [False, True])
+@pytest.mark.parametrize(
+    ("size", "num_pairs"),
+    [(4, 2), (12, 6), (64, 32), (64, 0), (80, 40), (100, 50), (128, 64), (128, 32), (96, 5)],
+)
+def test_arrange_heads(runner: KernelRunner, size: int, num_pairs: int, is_normed: bool) -> None:
+    """Heads are normed each by itself, and the halves of what is rotated come in turn."""
+    weight = normal(size, seed=1) if is_normed else None
+    for num_tokens in (1, 7, 133):
+        x = normal(num_tokens, 3, size)
+        y = runner.arrange_heads(x, weight, 1e-6, num_pairs)
+        expected = naive.arrange_heads(x, weight, 1e-6, num_pairs)
+        if is_normed:
+            np.testing.assert_allclose(y, expected, 2e-6, 1e-30)
+        else:
+            np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("width", [4, 32, 36, 96])

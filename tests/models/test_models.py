@@ -162,6 +162,8 @@ SHORT_NAMES = {
     "vicuna:7b-q2_k": "hf:TheBloke/vicuna-7B-v1.5-GGUF:vicuna-7b-v1.5.Q2_K.gguf",
     "tinyllama:1.1b": "hf:TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF:"
     "tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",
+    "qwen2.5:7b": "hf:bartowski/Qwen2.5-7B-Instruct-GGUF:Qwen2.5-7B-Instruct-Q4_K_M.gguf",
+    "qwen3:0.6b-q8_0": "hf:bartowski/Qwen_Qwen3-0.6B-GGUF:Qwen_Qwen3-0.6B-Q8_0.gguf",
     "smollm2:135m-q4_k_m": "hf:bartowski/SmolLM2-135M-Instruct-GGUF:"
     "SmolLM2-135M-Instruct-Q4_K_M.gguf",
     "smollm2:360m": "hf:bartowski/SmolLM2-360M-Instruct-GGUF:SmolLM2-360M-Instruct-Q4_K_M.gguf",

@@ -16,6 +16,8 @@ from gguf import GGMLQuantizationType, quants
 from edgellama.engine.scheduling.scheduler import Scheduler
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 
+HALF_SPLIT = ("qwen2", "qwen3", "exaone")
+"""Architectures whose positions rotate halves of a head, not neighbouring elements."""
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -86,28 +88,31 @@ class Shape:
     rope_factor: float
     rope_original_context: int
     sliding_window: int | None
+    is_half_split: bool
 
     @classmethod
     def from_metadata(cls, metadata: Any, vocab_size: int) -> "Shape":
-        """Read the ``llama.*`` keys with the defaults that the format defines."""
-        heads = int(metadata["llama.attention.head_count"])
-        width = int(metadata["llama.embedding_length"])
+        """Read the keys under the architecture's name, with the format's defaults."""
+        architecture = metadata["general.architecture"]
+        prefix = f"{architecture}."
+        keys = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
+        heads = int(keys["attention.head_count"])
+        width = int(keys["embedding_length"])
         return cls(
-            context_length=int(metadata["llama.context_length"]),
+            context_length=int(keys["context_length"]),
             vocab_size=vocab_size,
             embedding_length=width,
-            block_count=int(metadata["llama.block_count"]),
+            block_count=int(keys["block_count"]),
             head_count=heads,
-            head_count_kv=int(metadata.get("llama.attention.head_count_kv", heads)),
-            head_size=int(metadata.get("llama.attention.key_length", width // heads)),
-            rms_epsilon=float(metadata["llama.attention.layer_norm_rms_epsilon"]),
-            rope_base=float(metadata.get("llama.rope.freq_base", 10000.0)),
-            rope_scaling=str(metadata.get("llama.rope.scaling.type", "none")),
-            rope_factor=float(metadata.get("llama.rope.scaling.factor", 1.0)),
-            rope_original_context=int(
-                metadata.get("llama.rope.scaling.original_context_length", 0)
-            ),
-            sliding_window=metadata.get("llama.attention.sliding_window"),
+            head_count_kv=int(keys.get("attention.head_count_kv", heads)),
+            head_size=int(keys.get("attention.key_length", width // heads)),
+            rms_epsilon=float(keys["attention.layer_norm_rms_epsilon"]),
+            rope_base=float(keys.get("rope.freq_base", 10000.0)),
+            rope_scaling=str(keys.get("rope.scaling.type", "none")),
+            rope_factor=float(keys.get("rope.scaling.factor", 1.0)),
+            rope_original_context=int(keys.get("rope.scaling.original_context_length", 0)),
+            sliding_window=keys.get("attention.sliding_window"),
+            is_half_split=architecture in HALF_SPLIT,
         )
 
 
@@ -156,6 +161,9 @@ class NumpyLlama:
         normed: Array = x / root * self.weights[f"{name}.weight"]
         return normed
 
+    def _head_norm(self, name: str, heads: Array) -> Array:
+        return self._norm(name, heads) if f"{name}.weight" in self.weights else heads
+
     def _feed_forward(self, layer: int, x: Array) -> Array:
         gate = self._linear(f"blk.{layer}.ffn_gate", x)
         up = self._linear(f"blk.{layer}.ffn_up", x)
@@ -167,6 +175,10 @@ class NumpyLlama:
         q, k, v = (
             self._linear(f"blk.{layer}.attn_{name}", x).reshape(count, heads[name], s.head_size)
             for name in "qkv"
+        )
+        q, k = (
+            self._head_norm(f"blk.{layer}.attn_q_norm", q),
+            self._head_norm(f"blk.{layer}.attn_k_norm", k),
         )
         end = cache.length + count
         cache.keys[layer, cache.length : end] = self._rotate(k, positions)
@@ -184,14 +196,21 @@ class NumpyLlama:
         return self._linear(f"blk.{layer}.attn_output", mixed.reshape(count, -1))
 
     def _rotate(self, x: Array, positions: Array) -> Array:
-        """Rotate each neighbouring pair (2i, 2i+1) of every head by position x frequency i."""
+        """Rotate each pair of every head by position x frequency i.
+
+        A pair is (2i, 2i+1), or (i, i + half) where heads are split in halves.
+        """
         half = self.shape.head_size // 2
         frequencies, magnitude = rope_frequencies(self.shape)
         frequencies = frequencies / self.weights.get("rope_freqs.weight", np.ones(half))
         angles = positions[:, None, None] * frequencies
         cos, sin = magnitude * np.cos(angles), magnitude * np.sin(angles)
-        even, odd = x[..., 0::2], x[..., 1::2]
-        pairs = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+        is_half_split = self.shape.is_half_split
+        first, second = (
+            (x[..., :half], x[..., half:]) if is_half_split else (x[..., 0::2], x[..., 1::2])
+        )
+        turned = [first * cos - second * sin, first * sin + second * cos]
+        pairs = np.concatenate(turned, -1) if is_half_split else np.stack(turned, -1)
         return pairs.reshape(x.shape).astype(self.dtype)
 
 

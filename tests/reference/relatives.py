@@ -151,10 +151,11 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
             "add_qkv_bias": True,
         },
     ),
+    "qwen3": ("Qwen3", {"head_dim": 12, "tie_word_embeddings": True}),
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
 
-WITH_VISION = {"qwen2-vl": "Qwen2VL", "qwen2.5-vl": "Qwen2_5_VL"}
+WITH_VISION = {"qwen2-vl": "Qwen2VL", "qwen2.5-vl": "Qwen2_5_VL", "qwen3-vl": "Qwen3VL"}
 """The beginning of the class in transformers, of models with vision without its tensors."""
 
 

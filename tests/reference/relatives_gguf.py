@@ -29,7 +29,9 @@ KINDS = {
 }
 PLAIN = {"glm": "CHATGLM", "baichuan": "BAICHUAN"}
 MULTIPLIED = {"granite": "GRANITE", "granite-tied": "GRANITE", "minicpm": "MINICPM"}
-RUN = {"ministral3": "MISTRAL3"}
+HALF_SPLIT = {"qwen3": "QWEN3", "qwen3-vl": "QWEN3VL"}
+"""Which run as they are, as do those of ``KINDS`` that need no more than another order."""
+RUN = {"ministral3": "MISTRAL3", **HALF_SPLIT}
 OTHER_NAMES = {
     "num_hidden_layers": "num_layers",
     "rms_norm_eps": "layer_norm_epsilon",
@@ -92,7 +94,8 @@ def write_gguf(
             tensors[own] = piece
     for own, values in tensors.items():
         count = {"attn_q": heads, "attn_k": kv_heads}.get(own.split(".")[-2])
-        if count and (name in MULTIPLIED | RUN or name == "baichuan" or architecture == "LLAMA"):
+        is_turned = name in MULTIPLIED | RUN and name not in HALF_SPLIT
+        if count and (is_turned or name == "baichuan" or architecture == "LLAMA"):
             # As llama.cpp's converter permutes them.
             halves = values.reshape(count, 2, -1, *values.shape[1:])
             tensors[own] = halves.swapaxes(1, 2).reshape(values.shape)

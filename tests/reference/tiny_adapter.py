@@ -84,8 +84,8 @@ def write_adapter(folder: Path, tensors: Mapping[str, Array], **settings: Any) -
     return folder
 
 
-def write_base_config(folder: Path, model: TinyLlama) -> Path:
-    """The base model's folder with nothing but its config.json."""
+def write_base_config(folder: Path, model: TinyLlama, **settings: Any) -> Path:
+    """The base model's folder with nothing but its config.json; ``settings`` override others."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -101,7 +101,7 @@ def write_base_config(folder: Path, model: TinyLlama) -> Path:
         "rms_norm_eps": model.rms_epsilon,
         "tie_word_embeddings": model.tied,
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | settings))
     return folder
 
 

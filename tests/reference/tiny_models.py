@@ -7,6 +7,7 @@ reads, get random valid blocks of about the same spread.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +15,8 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
 from random_blocks import RANDOM_BLOCKS
 
+from edgellama.quant.llama_tensors import HEAD_NORMS
+from edgellama.quant.model_config import HEAD_NORMED
 from reference.tiny_vocabulary import CHAT_TEMPLATE, TinyVocabulary
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -97,6 +100,10 @@ def random_weights(model: TinyLlama) -> dict[str, Array]:
         norms += [f"blk.{layer}.attn_norm", f"blk.{layer}.ffn_norm"]
     for name in norms:
         weights[f"{name}.weight"] = rng.normal(1, 0.1, model.width).astype(np.float32)
+    if model.architecture in HEAD_NORMED:
+        for layer, norm in product(range(model.layers), HEAD_NORMS):
+            values = rng.normal(1, 0.3, model.head_length).astype(np.float32)
+            weights[f"blk.{layer}.{norm}.weight"] = values
     if model.rope_freqs:
         divisors = np.linspace(1, 8, model.head_length // 2, dtype=np.float32)
         weights["rope_freqs.weight"] = divisors

@@ -122,8 +122,21 @@ class LlamaProgram:
         ][is_only_stored:]
         yield from self._normed("attention", batch, layer.attn_norm, projections, number)
         yield from self._multiply(batch, projections)
+        yield from self._arranged(number, is_only_stored)
         write = attention.stores if is_only_stored else attention.ops
         yield from write(kind.attending, index, self.config.rotated_pairs(number))
+
+    def _arranged(self, number: int, is_only_stored: bool) -> Iterator[Op]:
+        """Norms of queries and keys, and their elements in the order of a Llama."""
+        config, b, layer = self.config, self.buffers, self.weights.layers[number]
+        num_pairs = config.rotated_pairs(number) if config.is_half_split else 0
+        heads = [
+            (b.query, config.head_count, layer.attn_q_norm),
+            (b.key, config.head_count_kv, layer.attn_k_norm),
+        ][is_only_stored:]
+        if num_pairs or config.has_head_norms:
+            for rows, num_heads, norm in heads:
+                yield self._rows.arrange(rows, num_heads, norm, num_pairs, rows is b.key)
 
     def _rest(self, batch: Batch, number: int) -> Iterator[Op | Call]:
         """A layer from its attention on."""

@@ -77,6 +77,25 @@ class RowOps:
         kernel = Kernel("quantize", (layout_of(batch),))
         return Op(kernel, arguments | self._quantized_arguments(batch, rows, users))
 
+    def arrange(
+        self, heads: Rows, num_heads: int, norm: FloatVector | None, num_pairs: int, barrier: bool
+    ) -> Op:
+        """Heads normed, if there is a ``norm``, and ``num_pairs`` of their halves side by side."""
+        b = self.buffers
+        arguments: Arguments = {
+            "x": heads.address,
+            "x_stride": heads.stride,
+            "head_size": heads.width // num_heads,
+            "num_heads": num_heads,
+            "num_tokens": NUM_TOKENS,
+            "weight": 0 if norm is None else int(norm.ctypes.data),
+            "epsilon": self.epsilon,
+            "num_pairs": num_pairs,
+            "scratch": b.scratch_address,
+            "scratch_stride": b.scratch_bytes,
+        }
+        return Op(Kernel("arrange_heads"), arguments, barrier)
+
     def _layout(self, batch: Batch, users: Sequence[Matrix]) -> str:
         """Of ``signatures.LAYOUTS``."""
         is_quantized = any(user.is_quantized for user in users)

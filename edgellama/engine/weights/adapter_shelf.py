@@ -58,6 +58,7 @@ class AdapterShelf:
         }
         widths = config.embedding_length, config.feed_forward_length, config.query_length
         self._max_rank = max(widths)
+        self._is_half_split = config.is_half_split
         self._num_rows = num_rows
         self._panel_rows = panel_rows
         self._adapters: dict[str, Adapter] = {}
@@ -98,7 +99,9 @@ class AdapterShelf:
         from edgellama.quant.gguf.adapter_file import read_adapter
 
         self._check_new(name)
-        file = read_adapter(path, self._shapes, self._base, self._max_rank)
+        file = read_adapter(
+            path, self._shapes, self._base, self._max_rank, is_half_split=self._is_half_split
+        )
         adapter = make_adapter(name, file, self._quantized)
         self._ensure(adapter, progress)
         with self._lock:

@@ -57,6 +57,8 @@ class LayerWeights:
     ffn_gate: Matrix
     ffn_up: Matrix
     ffn_down: Matrix
+    attn_q_norm: FloatVector | None = None
+    attn_k_norm: FloatVector | None = None
 
     @property
     def form(self) -> tuple[tuple[str, bool], ...]:
@@ -120,6 +122,8 @@ def _layer(reader: _TensorReader, prefix: str) -> LayerWeights:
         ffn_gate=reader.matrix(f"{prefix}ffn_gate"),
         ffn_up=reader.matrix(f"{prefix}ffn_up"),
         ffn_down=reader.matrix(f"{prefix}ffn_down"),
+        attn_q_norm=reader.optional_vector(f"{prefix}attn_q_norm.weight"),
+        attn_k_norm=reader.optional_vector(f"{prefix}attn_k_norm.weight"),
     )
 
 
