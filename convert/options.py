@@ -19,7 +19,7 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import Format
 from edgellama.quant.given_values import check_names, given_path, is_number, is_true, is_whole
-from edgellama.quant.recipes import COPY, FormatOptions, find_recipe, find_tensor_format
+from edgellama.quant.recipes import COPY, FormatOptions, find_recipe_or_copy, find_tensor_format
 
 DEFAULT_TYPE = "q4_k_m"
 AnyPath: TypeAlias = Union[str, "os.PathLike[str]"]
@@ -124,14 +124,14 @@ _NOT_WITH_COPY = (
 
 
 def _formats(arguments: ConversionArguments) -> FormatOptions:
-    type_name = arguments.get("type", DEFAULT_TYPE)
-    if isinstance(type_name, str) and type_name.lower() == COPY.name:
+    recipe = find_recipe_or_copy(arguments.get("type", DEFAULT_TYPE))
+    if recipe is COPY:
         given = [name for name in _NOT_WITH_COPY if arguments.get(name)]
         if given:
             raise InvalidOptionError(f"type copy with {given[0]}; allowed: one of the two")
         return FormatOptions(COPY)
     return FormatOptions(
-        recipe=find_recipe(type_name),
+        recipe=recipe,
         tensor_formats=tuple(
             _pattern(pattern, name)
             for pattern, name in _pairs("tensor_types", arguments.get("tensor_types", ()))

@@ -78,7 +78,8 @@ class OpenModel(AdjustableModel):
                 EDGELLAMA_NUM_THREADS, or else one per physical core.
             kv_type: Type of the KV cache: "f32", "f16" (the default), "bf16", "q8_0" or "q4_0". To
                 give keys and values different types, write ("q8_0", "q4_0") or "q8_0/q4_0".
-            quantize: Convert the model to this type before loading it, such as "q4_k_m". The result
+            quantize: Convert the model to this type before loading it, such as "q4_k_m", or "copy"
+                for a file of another architecture, such as Phi-3's, whose numbers stay. The result
                 is kept in the user's cache, so only the first time takes long. None (the default)
                 loads the file as it is.
             cache_limit: Bytes, from 0, for keys and values of earlier texts. A new text that begins

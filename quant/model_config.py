@@ -150,8 +150,7 @@ class ModelConfig:
 
 
 TO_LLAMA = Way(
-    'edgellama.convert.convert(OLD, NEW, type="copy") makes it a Llama\'s file without '
-    "quantizing again",
+    'Llama(FILE, quantize="copy") makes it a Llama\'s file without quantizing again',
     "make it a Llama's file without quantizing again: "
     "edgellama convert OLD.gguf NEW.gguf --type copy",
 )

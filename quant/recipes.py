@@ -185,6 +185,12 @@ def find_recipe(name: str) -> Recipe:
     return recipe
 
 
+def find_recipe_or_copy(name: str) -> Recipe:
+    """The same, with ``COPY`` by its name."""
+    is_copy = isinstance(name, str) and name.lower() == COPY.name
+    return COPY if is_copy else find_recipe(name)
+
+
 def find_tensor_format(name: str) -> Format:
     """The format that a tensor's type names; InvalidOptionError, with the list, if none."""
     found = TENSOR_FORMATS.get(name.lower()) if isinstance(name, str) else None

@@ -21,7 +21,7 @@ from edgellama.models.folder_lock import LOCK_NAME, alone_in
 from edgellama.models.leftovers import remove_empty
 from edgellama.models.names import holds_checkpoint, resolve, split_parts
 from edgellama.quant.errors import ConversionError, ResumeError
-from edgellama.quant.recipes import find_recipe
+from edgellama.quant.recipes import find_recipe_or_copy
 
 if TYPE_CHECKING:
     from edgellama.convert.pipeline import ConversionProgress
@@ -47,12 +47,13 @@ def converted(
     """The GGUF file that ``source`` becomes as ``type_name``; converted now, or before.
 
     ``source``: a checkpoint's folder, or what names a GGUF file (then it is requantized).
-    ``type_name``: such as "q4_0". A source that has changed since is converted anew, and what
-    was made of its earlier state is removed; a conversion that was stopped goes on. Safe to call
-    from several processes at once. ``progress`` and ``kernel_progress`` are the converter's.
+    ``type_name``: such as "q4_0", or "copy" for a file whose numbers stay. A source that has
+    changed since is converted anew, and what was made of its earlier state is removed; a conversion
+    that was stopped goes on. Safe to call from several processes at once. ``progress`` and
+    ``kernel_progress`` are the converter's.
     Raises ModelNotFoundError, InvalidOptionError, and whatever the conversion raises.
     """
-    type_name = find_recipe(type_name).name
+    type_name = find_recipe_or_copy(type_name).name
     path = Path(os.path.expanduser(source))
     path = (path if holds_checkpoint(path) else resolve(source)).resolve()
     name = path.name if path.is_dir() else path.stem

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CliRunner, keep_kernels
+from places import DATA
 from reference.adapter_files import write_gguf_adapter
 from reference.family import MEMBERS
+from reference.relatives_gguf import write_gguf
 
 from edgellama import Llama
 from edgellama.convert.imatrix import write_imatrix
 from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
+from edgellama.quant.errors import UnsupportedModelError
 
 MEMBER = next(member for member in MEMBERS if member.name == "llama-2")
 GREEDY = ("-p", "Hello", "-n", "4", "--temperature", "0", "--json")
@@ -80,6 +83,27 @@ def test_a_gguf_file_can_be_requantized(
             == (json.loads(result.stdout)["tokens"])
         )
     assert sorted(cache.rglob("*.gguf")) == before
+
+
+def test_a_file_that_does_not_run_as_it_is(
+    run_cli: CliRunner, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GGUF file that can be written as a Llama's is, once; Python does so if it is told to."""
+    golden = dict(np.load(DATA / "relatives_golden.npz"))
+    path = write_gguf(tmp_path / "phi.gguf", "phi3", golden)
+    environment = {CACHE_VARIABLE: str(cache)}
+    result = run_cli("generate", path, *GREEDY, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert "converting phi.gguf as a Llama, without quantizing it again, kept" in result.stderr
+    assert run_cli("generate", path, *GREEDY, environment=environment).stderr == ""
+    assert converted_types(cache) == ["copy"]
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
+    with pytest.raises(UnsupportedModelError, match=r"'phi3' cannot run.*quantize=.copy."):
+        Llama(path)
+    with Llama(path, quantize="copy") as llama:
+        text = llama.generate("Hello", max_tokens=4, temperature=0)
+    assert list(text.tokens) == json.loads(result.stdout)["tokens"]
+    assert converted_types(cache) == ["copy"]
 
 
 @pytest.mark.parametrize(

@@ -72,15 +72,23 @@ def _limits(options: dict[str, Any]) -> Limits:
 
 
 def _paths(models: tuple[str, ...]) -> dict[str, Path]:
-    """Files by the names that clients use: as given, or a path's last part."""
+    """Files by the names that clients use."""
     from edgellama.cli.inputs.model_argument import find_runnable
 
-    found = {}
-    for name in models:
-        path = find_runnable(name, None)
-        is_path = Path(os.path.expanduser(name)).exists()
-        found[path.stem if is_path else name] = path
-    return found
+    paths = {name: find_runnable(name, None) for name in models}
+    return {_served_name(name, path): path for name, path in paths.items()}
+
+
+def _served_name(name: str, path: Path) -> str:
+    """As given, or a path's last part, also where the file at ``path`` was made of that."""
+    from edgellama.models.names import first_part, holds_checkpoint
+
+    given = Path(os.path.expanduser(name))
+    if not given.exists():
+        return name
+    if given.is_dir():
+        return given.resolve().name if holds_checkpoint(given) else path.stem
+    return first_part(given).stem
 
 
 def _spread(

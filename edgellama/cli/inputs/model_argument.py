@@ -15,10 +15,15 @@ from edgellama.cli.garbage import end_start
 from edgellama.cli.output import terminal
 from edgellama.models import names, usage, well_known
 from edgellama.quant.errors import ModelNotFoundError
+from edgellama.quant.gguf.first_key import stated_architecture
+from edgellama.quant.model_config import ARCHITECTURES, CONVERTIBLE
+from edgellama.quant.recipes import COPY
 
 if TYPE_CHECKING:
     from edgellama.convert.pipeline import ConversionProgress
     from edgellama.llama import Llama
+
+NOT_RUN_AS_IT_IS = frozenset(CONVERTIBLE).difference(ARCHITECTURES)
 
 
 def find_model(name: str | None) -> Path:
@@ -44,11 +49,14 @@ def find_model(name: str | None) -> Path:
 def find_runnable(name: str | None, type_name: str | None) -> Path:
     """The file of a model that is to run: converted first where that is asked for, or needed.
 
-    ``type_name`` asks for it, and a folder with a checkpoint needs it.
+    ``type_name`` asks for it. A folder with a checkpoint needs it, and a file of another
+    architecture that can be written as a Llama's.
     """
     folder = None if name is None else Path(os.path.expanduser(name))
     if folder is None or not names.holds_checkpoint(folder):
         path = find_model(name)
+        if type_name is None and stated_architecture(path) in NOT_RUN_AS_IT_IS:
+            type_name = COPY.name
         return path if type_name is None else _convert(path, type_name)
     if type_name is None:
         try:
@@ -85,8 +93,10 @@ def _convert(source: Path, type_name: str) -> Path:
         def report(now: ConversionProgress) -> None:
             nonlocal announced
             if not announced:
+                is_copy = type_name == COPY.name
+                how = "as a Llama, without quantizing it again" if is_copy else f"to {type_name}"
                 terminal.notice(
-                    f"converting {source.name} to {type_name}, kept for the next time "
+                    f"converting {source.name} {how}, kept for the next time "
                     "(edgellama list shows it)"
                 )
                 announced = True
