@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgellama.constraints.answer_types import read_json, schema_of_type
+from edgellama.constraints.any_json import ANY_OBJECT, ANY_VALUE
 from edgellama.constraints.form_options import FORM_OPTIONS
 from edgellama.constraints.gbnf import is_gbnf, lark_of_gbnf
 from edgellama.constraints.guidance import llguidance
@@ -19,7 +20,6 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
 MAX_SOURCE_CHARACTERS = 1 << 20
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 JSON_STYLE = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -75,29 +75,31 @@ def _by_schema(given: object) -> AnswerForm:
     else:
         described = schema_of_type(given)
         schema, narrow, read = described.schema, described.narrow, described.read
+    if schema is True or schema == {}:
+        words = "Answer with JSON, on one line, and nothing else."
+        return AnswerForm("schema", _lark_grammar(ANY_VALUE), words, read)
+    if schema == {"type": "object"}:
+        return _any_object("schema", read)
     checked = json.loads(compiled_schema(narrow))
     grammar = {"name": "answer", "json_schema": {**checked, "x-guidance": JSON_STYLE}}
-    return AnswerForm("schema", json.dumps({"grammars": [grammar]}), _schema_words(schema), read)
-
-
-def _schema_words(schema: object) -> str:
-    if schema is True or schema == {}:
-        return "Answer with JSON, on one line, and nothing else."
-    if schema == ANY_OBJECT:
-        return "Answer with a JSON object, on one line, and nothing else."
     text = json.dumps(schema, ensure_ascii=False)
-    return f"Answer with JSON, on one line, that follows this JSON Schema:\n{text}"
+    words = f"Answer with JSON, on one line, that follows this JSON Schema:\n{text}"
+    return AnswerForm("schema", json.dumps({"grammars": [grammar]}), words, read)
+
+
+def _any_object(option: str, read: Callable[[str], object]) -> AnswerForm:
+    words = "Answer with a JSON object, on one line, and nothing else."
+    return AnswerForm(option, _lark_grammar(ANY_OBJECT), words, read)
 
 
 def _by_json(given: object) -> AnswerForm:
     if given is not True:
         raise InvalidOptionError(f"json is {shown(given)}; allowed: True, False or None")
-    return _by_schema(dict(ANY_OBJECT))
+    return _any_object("json", read_json)
 
 
 def _by_regex(given: object) -> AnswerForm:
-    grammar = {"grammars": [{"lark_grammar": _regex_rule(given)}]}
-    return AnswerForm("regex", json.dumps(grammar), opens_freely=True)
+    return AnswerForm("regex", _lark_grammar(_regex_rule(given)), opens_freely=True)
 
 
 def _regex_rule(given: object) -> str:
@@ -107,8 +109,7 @@ def _regex_rule(given: object) -> str:
 def _by_grammar(given: object) -> AnswerForm:
     text = _text("grammar", given)
     lark = lark_of_gbnf(text) if is_gbnf(text) else text
-    grammar = {"grammars": [{"lark_grammar": lark}]}
-    return AnswerForm("grammar", json.dumps(grammar), opens_freely=True)
+    return AnswerForm("grammar", _lark_grammar(lark), opens_freely=True)
 
 
 def _by_choices(given: object) -> AnswerForm:
@@ -120,8 +121,12 @@ def _by_choices(given: object) -> AnswerForm:
     texts = [unicode_text(text, "one of the choices") for text in dict.fromkeys(texts)]
     lark = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
     words = f"Answer with one of these and nothing else: {json.dumps(texts, ensure_ascii=False)}"
-    grammar = json.dumps({"grammars": [{"lark_grammar": lark}]})
-    return AnswerForm("choices", grammar, words, str, opens_freely=True)
+    return AnswerForm("choices", _lark_grammar(lark), words, str, opens_freely=True)
+
+
+def _lark_grammar(rules: str) -> str:
+    """The grammar of Lark rules that begin with ``start``."""
+    return json.dumps({"grammars": [{"lark_grammar": rules}]})
 
 
 def _text(name: str, given: object) -> str:

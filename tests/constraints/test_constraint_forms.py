@@ -340,4 +340,32 @@ def test_json_of_any_object() -> None:
     """``json=True`` is an object, ``schema=True`` any JSON."""
     assert allows_text(form(json=True), json.dumps({"a": [1, None]}))
     assert not allows_text(form(json=True), "[1]")
-    assert allows_text(form(schema=True), "[1]")
+    for schema in (True, {}, "{}"):
+        assert allows_text(form(schema=schema), "[1]")
+    assert allows_text(form(schema={"type": "object"}), '{"a": {}, "b": []}')
+
+
+@settings(max_examples=60)
+@given(
+    value=st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(10**20) + 1, 10**20 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(exclude_categories=("Cc", "Cs"))),
+        lambda values: st.lists(values) | st.dictionaries(st.sampled_from("abcd"), values),
+        max_leaves=8,
+    )
+)
+def test_json_without_a_schema_is_what_python_writes(value: Any) -> None:
+    """Any value of ordinary size may be an answer, as Python's json writes it."""
+    assert allows_text(form(schema=True), json.dumps(value, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("start", ["", "-", "0.", "1e", '{"a": 1', "[0, 2.5"])
+def test_numbers_of_json_without_a_schema_end(start: str) -> None:
+    """A model cannot write digits for ever where no schema limits a number."""
+    assert allows_text(form(schema=True), "0.00012345678901234567")
+    end = "}" * start.count("{") + "]" * start.count("[")
+    assert allows_text(form(schema=True), f"{start}1{end}")
+    assert not allows_text(form(schema=True), f"{start}{'1' * 21}{end}")
