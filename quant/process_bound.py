@@ -10,7 +10,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable
-from typing import NoReturn, SupportsIndex
+from typing import Final, NoReturn, SupportsIndex
 
 
 class ProcessBound:
@@ -24,27 +24,35 @@ class ProcessBound:
         )
 
 
-def call_after_fork(method: Callable[[], None]) -> None:
-    """Have a bound method called first in each process that is forked from this one.
+class ForkCalls:
+    """Bound methods that each forked process calls first, in the order in which they came.
 
-    This does not keep the method's object alive, and ends with it.
+    It keeps no method's object alive, and forgets those whose objects are gone.
     """
-    # Those of objects that are gone leave with the next one; weakref's own callbacks may come
-    # in the middle of anything.
-    for reference in _METHODS.copy():
-        if reference() is None:
-            with contextlib.suppress(ValueError):  # by another thread
-                _METHODS.remove(reference)
-    _METHODS.append(weakref.WeakMethod(method))
+
+    def __init__(self) -> None:
+        self._methods: list[weakref.WeakMethod[Callable[[], None]]] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._call_all)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def add(self, method: Callable[[], None]) -> None:
+        """Have a bound method called first in each process that is forked from this one."""
+        # Those of objects that are gone leave with the next one; weakref's own callbacks may come
+        # in the middle of anything.
+        for reference in self._methods.copy():
+            if reference() is None:
+                with contextlib.suppress(ValueError):  # by another thread
+                    self._methods.remove(reference)
+        self._methods.append(weakref.WeakMethod(method))
+
+    def _call_all(self) -> None:
+        for reference in self._methods.copy():
+            if (found := reference()) is not None:
+                found()
 
 
-def _call_all() -> None:
-    for reference in _METHODS.copy():
-        if (found := reference()) is not None:
-            found()
-
-
-_METHODS: list[weakref.WeakMethod[Callable[[], None]]] = []
-# Python never forgets what is registered there, so it is once for a process.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_call_all)
+# The one object of its kind in a process: Python forgets nothing that was registered for forks.
+call_after_fork: Final = ForkCalls().add
