@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from edgellama.engine.engine import Engine
-from edgellama.engine.idle_watch import IdleWatch
+from edgellama.engine.text_engine import TextEngine
 from edgellama.generation.concurrency.waiting_line import WaitingLine
+from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.given_values import is_true
 from edgellama.quant.process_bound import ProcessBound
 
@@ -19,9 +20,8 @@ DRAFT_CACHE_SHARE = 4
 class AdjustableModel(ProcessBound):
     """An engine, perhaps that of a draft model beside it, and what a user sets of both."""
 
-    _engine: Engine
+    _engine: TextEngine
     _line: WaitingLine
-    _idle_watch: IdleWatch
     _own_draft: AdjustableModel | None
     """A draft model that was loaded with the model, and goes with it."""
 
@@ -31,23 +31,26 @@ class AdjustableModel(ProcessBound):
 
         A draft model that was loaded with the model has a part of them.
         """
-        return sum(engine.pool().limit_bytes for engine in self._engines)
+        of_draft = 0 if self._own_draft is None else self._own_draft.cache_limit
+        return self._engine_here("cache_limit").pool().limit_bytes + of_draft
 
     @cache_limit.setter
     def cache_limit(self, num_bytes: int) -> None:
         from edgellama.loading import check_cache_limit
 
         check_cache_limit(num_bytes, is_needed=True)
+        engine = self._engine_here("cache_limit")
         of_draft = 0
         if self._own_draft is not None:
             of_draft = min(DRAFT_CACHE_BYTES, num_bytes // DRAFT_CACHE_SHARE)
             self._own_draft.cache_limit = of_draft
-        self._engine.pool().limit_bytes = num_bytes - of_draft
+        engine.pool().limit_bytes = num_bytes - of_draft
 
     @property
     def cached_bytes(self) -> int:
         """Bytes that the beginnings of earlier texts take now."""
-        return sum(engine.pool().idle_bytes for engine in self._engines)
+        of_draft = 0 if self._own_draft is None else self._own_draft.cached_bytes
+        return self._engine_here("cached_bytes").pool().idle_bytes + of_draft
 
     @property
     def num_threads(self) -> int:
@@ -55,12 +58,13 @@ class AdjustableModel(ProcessBound):
 
         Assign another number at any time; it is used from the next step on, and changes no text.
         """
-        return self._engine.num_threads
+        return self._engine_here("num_threads").num_threads
 
     @num_threads.setter
     def num_threads(self, number: int) -> None:
-        for engine in self._engines:
-            engine.num_threads = number
+        self._engine_here("num_threads").num_threads = number
+        if self._own_draft is not None:
+            self._own_draft.num_threads = number
 
     @property
     def low_priority(self) -> bool:
@@ -80,18 +84,18 @@ class AdjustableModel(ProcessBound):
     @property
     def idle_seconds(self) -> float | None:
         """After how long without a text the memory is given back; None is never."""
-        return self._idle_watch.seconds
+        return self._engine_here("idle_seconds").idle_seconds
 
     @idle_seconds.setter
     def idle_seconds(self, seconds: float | None) -> None:
-        self._idle_watch.seconds = seconds
+        self._engine_here("idle_seconds").idle_seconds = seconds
         if self._own_draft is not None:
             self._own_draft.idle_seconds = seconds
 
     @property
     def is_loaded(self) -> bool:
         """Whether weights are mapped and threads run; if not, the next text loads the model."""
-        return self._engine.is_loaded
+        return self._engine_here("is_loaded").is_loaded
 
     def unload(self) -> None:
         """Release all memory but that of open sessions; the next text loads the model again.
@@ -111,7 +115,7 @@ class AdjustableModel(ProcessBound):
             ...     before, text, llama.is_loaded
             (False, ' or three', True)
         """
-        self._engine.unload()
+        self._engine_here("unload").unload()
         if self._own_draft is not None:
             self._own_draft.unload()
 
@@ -131,8 +135,17 @@ class AdjustableModel(ProcessBound):
     def max_concurrent(self, most: int | None) -> None:
         self._line.max_running = most
 
+    def _engine_here(self, wanted: str) -> Engine:
+        """The engine whose weights and threads are on this machine, for what is ``wanted`` of it.
+
+        InvalidOptionError where its layers run on stages, which have such things themselves.
+        """
+        if isinstance(self._engine, Engine):
+            return self._engine
+        raise InvalidOptionError(f"{wanted!r} is not there where a model runs on several stages")
+
     @property
-    def _engines(self) -> tuple[Engine, ...]:
+    def _engines(self) -> tuple[TextEngine, ...]:
         """The engine, and that of a draft model that was loaded with it."""
         return (
             (self._engine,)

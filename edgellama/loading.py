@@ -14,7 +14,9 @@ from typing import Any
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.context_memory import MemoryNeed
 from edgellama.engine.engine import Engine
+from edgellama.engine.idle_watch import check_idle_seconds
 from edgellama.engine.pages.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.text_engine import TextEngine
 from edgellama.engine.usual_kernels import usual_kernels
 from edgellama.models.names import resolve
 from edgellama.models.usage import note_use
@@ -39,7 +41,7 @@ class LoadedModel:
 
     file: GGUFFile
     tokenizer: Tokenizer
-    engine: Engine
+    engine: TextEngine
     context_length: int
     kv_type: str
 
@@ -56,6 +58,7 @@ def load_model(
     rope_scaling: str | None,
     attention: AttentionChoice,
     low_priority: bool,
+    idle_seconds: float | None,
     progress: Progress | None,
     compile_usual: bool,
 ) -> LoadedModel:
@@ -68,6 +71,7 @@ def load_model(
     is_true("exact", exact)
     is_true("compile_usual", compile_usual)
     is_true("low_priority", low_priority)
+    check_idle_seconds(idle_seconds)
     path = _runnable_file(path_or_name, quantize, progress)
     # Before the file is mapped, which ulimit counts.
     available_bytes = available_memory_bytes()
@@ -91,6 +95,7 @@ def load_model(
         )
         if low_priority:
             engine.low_priority = True
+        engine.idle_seconds = idle_seconds
     except BaseException:
         file.close()
         raise

@@ -15,9 +15,8 @@ from typing import Any, NoReturn, cast
 from edgellama.adjustable_model import AdjustableModel
 from edgellama.engine.card.choice import AttentionChoice, AttentionMode
 from edgellama.engine.card.use import CardUse
-from edgellama.engine.engine import Engine
-from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.pages.kv_types import KVTypeChoice
+from edgellama.engine.text_engine import TextEngine
 from edgellama.generation.concurrency.waiting_line import WaitingLine
 from edgellama.generation.sessions.living import Living
 from edgellama.generation.sessions.session import Session
@@ -133,7 +132,6 @@ class OpenModel(AdjustableModel):
             >>> llama.close()
         """
         check_names(unknown, tuple(OpenModel.__init__.__kwdefaults__ or ()), elsewhere=ELSEWHERE)
-        check_idle_seconds(idle_seconds)
         self._line = WaitingLine(max_concurrent)
         mode = speculation_mode(speculation)
         self._own_draft: OpenModel | None = None
@@ -148,6 +146,7 @@ class OpenModel(AdjustableModel):
             rope_scaling=rope_scaling,
             attention=AttentionChoice(attention, gpu, gpu_memory),
             low_priority=low_priority,
+            idle_seconds=idle_seconds,
             progress=progress,
             compile_usual=compile_usual,
         )
@@ -163,7 +162,6 @@ class OpenModel(AdjustableModel):
         self._sessions = Living[Session]()
         self._sessions_lock = threading.RLock()
         self._closed = False
-        self._idle_watch = IdleWatch(self._engine, idle_seconds)
         call_after_fork(self._lose_threads)
 
     def _lose_threads(self) -> None:
@@ -172,8 +170,6 @@ class OpenModel(AdjustableModel):
         self._line.lose_threads()
         for session in self._sessions:
             session._lose_threads()
-        if not self._closed:
-            self._idle_watch = IdleWatch(self._engine, self._idle_watch.seconds)
 
     @property
     def config(self) -> ModelConfig:
@@ -227,7 +223,7 @@ class OpenModel(AdjustableModel):
 
         with self._sessions_lock:
             self._check_open()
-        plain = PlainRead(self._engine)
+        plain = PlainRead(self._engine_here("read_speed"))
         return plain.num_bytes / min(plain.seconds() for _ in range(3))
 
     def __repr__(self) -> str:
@@ -252,7 +248,6 @@ class OpenModel(AdjustableModel):
         with self._sessions_lock:
             self._closed = True
             sessions = list(self._sessions)
-        self._idle_watch.close()
         for session in sessions:
             session._cancel()
         # Their threads may be running a long step of somebody else, which no session can end.
@@ -283,7 +278,7 @@ class OpenModel(AdjustableModel):
         draft: str | os.PathLike[str] | OpenModel | None,
         low_priority: bool,
         idle_seconds: float | None,
-    ) -> Engine | None:
+    ) -> TextEngine | None:
         """The engine of a draft model, loaded if need be, with its vocabulary checked."""
         if draft is None:
             return None
@@ -293,7 +288,7 @@ class OpenModel(AdjustableModel):
             model = self._own_draft = OpenModel(
                 model,
                 context_length=self.context_length,
-                num_threads=self._engine.num_threads,
+                num_threads=self.num_threads,
                 cache_limit=0,
                 attention="cpu",
                 low_priority=low_priority,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from edgellama.cluster.driver.spread_engine import CHUNK_TOKENS, SpreadEngine
 from edgellama.cluster.stages.stage_call import StageHandle
@@ -20,7 +20,6 @@ from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
     from edgellama.generation.speculation.speculation import SpeculationMode
 
 MakeStages = Callable[[GGUFFile], Sequence[StageHandle]]
@@ -73,12 +72,12 @@ class SpreadLlama(Llama):
     @property
     def stages(self) -> Sequence[StageHandle]:
         """The stages in order."""
-        return cast(SpreadEngine, self._engine).stages
+        return self._spread.stages
 
     @property
     def cached_bytes(self) -> int:
         """Bytes that the beginnings of earlier texts take now, on all stages."""
-        return cast(SpreadEngine, self._engine).beginnings.ended_bytes
+        return self._spread.beginnings.ended_bytes
 
     @property
     def is_loaded(self) -> bool:
@@ -94,7 +93,7 @@ class SpreadLlama(Llama):
             require_model(file)
             tokenizer = load_tokenizer(file.metadata, file.path)
             stages = self._make_stages(file)
-            engine = SpreadEngine(
+            self._spread = engine = SpreadEngine(
                 file,
                 stages,
                 kv_type=str(types),
@@ -109,4 +108,4 @@ class SpreadLlama(Llama):
                 stage.close()
             file.close()
             raise
-        return LoadedModel(file, tokenizer, cast("Engine", engine), length, str(types))
+        return LoadedModel(file, tokenizer, engine, length, str(types))

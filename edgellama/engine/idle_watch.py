@@ -9,17 +9,34 @@ import contextlib
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.given_values import is_number
 
 if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
+    from edgellama.engine.scheduling.scheduler import Scheduler
 
 LOOKS = 4
 """How often the watch looks within the time that an engine may be idle."""
+
+
+class Unloadable(Protocol):
+    """An engine whose memory can be given back between two steps."""
+
+    scheduler: Scheduler
+
+    @property
+    def num_jobs(self) -> int:
+        """A number that grows with every step."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is memory to give back."""
+
+    def unload(self) -> None:
+        """Give it back; the next step loads it again."""
 
 
 class IdleWatch:
@@ -28,11 +45,11 @@ class IdleWatch:
     It costs steps nothing: the watch looks now and then whether their number has grown.
     """
 
-    def __init__(self, engine: Engine, seconds: float | None) -> None:
+    def __init__(self, engine: Unloadable) -> None:
         self._engine = weakref.ref(engine)
         self._seconds: float | None = None
-        self._ended = threading.Event()
-        self.seconds = seconds
+        self._ended: threading.Event | None = None
+        """Ends the thread; None where there is none."""
 
     @property
     def seconds(self) -> float | None:
@@ -43,19 +60,31 @@ class IdleWatch:
     def seconds(self, seconds: float | None) -> None:
         check_idle_seconds(seconds)
         self.close()
-        self._seconds, self._ended = seconds, threading.Event()
-        if seconds is not None:
-            wait = float(min(seconds, threading.TIMEOUT_MAX))
-            threading.Thread(
-                target=_watch,
-                args=(self._engine, wait, self._ended),
-                name="edgellama-idle",
-                daemon=True,
-            ).start()
+        self._seconds = seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """Watch, if that is wanted and no thread does it."""
+        if self._seconds is None or self._ended is not None:
+            return
+        self._ended = threading.Event()
+        wait = float(min(self._seconds, threading.TIMEOUT_MAX))
+        threading.Thread(
+            target=_watch,
+            args=(self._engine, wait, self._ended),
+            name="edgellama-idle",
+            daemon=True,
+        ).start()
 
     def close(self) -> None:
-        """Watch no more."""
-        self._ended.set()
+        """Watch no more, until ``begin``."""
+        if (ended := self._ended) is not None:
+            ended.set()
+            self._ended = None
+
+    def lose_thread(self) -> None:
+        """In a forked process, where there is none, let ``begin`` start another."""
+        self._ended = None
 
 
 def check_idle_seconds(seconds: float | None) -> None:
@@ -66,7 +95,7 @@ def check_idle_seconds(seconds: float | None) -> None:
         )
 
 
-def _watch(reference: weakref.ref[Engine], seconds: float, ended: threading.Event) -> None:
+def _watch(reference: weakref.ref[Unloadable], seconds: float, ended: threading.Event) -> None:
     seen, since = -1, time.monotonic()
     while not ended.wait(seconds / LOOKS):
         engine = reference()

@@ -12,6 +12,7 @@ from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.engine.card.late_placement import BetweenSteps, LatePlacement
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import checked_layers
+from edgellama.engine.idle_watch import IdleWatch
 from edgellama.engine.pages.kv_types import KVTypeChoice
 from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.engine.pages.page_pool import PagePool
@@ -101,6 +102,8 @@ class LocalEngine(TextEngine):
         self.scheduler = Scheduler(
             steps.run, self.step_tokens, are_all_split=exact, may_guess=needed.can_guess
         )
+        self._idle_watch = IdleWatch(self)
+        machine.on_reload = self._idle_watch.begin
         self._placement: LatePlacement | None = None
         if attention.is_for_cards and not exact:
             try:
@@ -115,6 +118,7 @@ class LocalEngine(TextEngine):
 
     def _lose_threads(self) -> None:
         """In a forked process only the thread is left that has forked."""
+        self._idle_watch.lose_thread()
         if self.scheduler.lose_threads():
             self._machine.lose_threads()
 
@@ -189,6 +193,15 @@ class LocalEngine(TextEngine):
         self._restart(self.num_threads, is_low)
 
     @property
+    def idle_seconds(self) -> float | None:
+        """After how long without a step ``unload`` is called; None is never."""
+        return self._idle_watch.seconds
+
+    @idle_seconds.setter
+    def idle_seconds(self, seconds: float | None) -> None:
+        self._idle_watch.seconds = seconds
+
+    @property
     def card_placement(self) -> LatePlacement | None:
         """What places sequences on a graphics card; None where nobody has asked for one."""
         return self._placement
@@ -248,6 +261,7 @@ class LocalEngine(TextEngine):
 
         The engine is unusable afterwards.
         """
+        self._idle_watch.close()
         self._machine.refuse()
         self._steps.stop()
 

@@ -68,10 +68,18 @@ class TextEngine(ProcessBound, ABC):
     def low_priority(self) -> bool:
         """Whether the threads that compute give way to other programs."""
 
+    @low_priority.setter
+    @abstractmethod
+    def low_priority(self, is_low: bool) -> None: ...
+
     @property
     @abstractmethod
     def hooks(self) -> tuple[Hook, ...]:
         """What sees every step, and may change it."""
+
+    @hooks.setter
+    @abstractmethod
+    def hooks(self, hooks: tuple[Hook, ...]) -> None: ...
 
     @abstractmethod
     def new_cache(

@@ -20,6 +20,7 @@ from edgellama.engine.program.hooks import StepRows
 from edgellama.llama import Llama
 from edgellama.quant.errors import (
     ContextLengthError,
+    InvalidOptionError,
     ModelFileError,
     ModelNotFoundError,
     SessionFileError,
@@ -77,6 +78,19 @@ def test_log_probabilities_of_prompts_are_too(pair: tuple[Llama, SpreadLlama]) -
     """Scores need logits of every token, which are sent."""
     scores = [llama.score([8, 9, 10], [5, 6, 7], alternatives=2) for llama in pair]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_threads", 2), ("cache_limit", 0), ("idle_seconds", 60)]
+)
+def test_what_stages_have_themselves_is_refused(
+    pair: tuple[Llama, SpreadLlama], name: str, value: int
+) -> None:
+    """Threads, memory and idle time cannot be set for machines that have their own."""
+    with pytest.raises(InvalidOptionError, match=f"'{name}' is not there"):
+        setattr(pair[1], name, value)
+    with pytest.raises(InvalidOptionError, match="'unload' is not there"):
+        pair[1].unload()
 
 
 def adapter_file(folder: Path, seed: int) -> Path:

@@ -27,6 +27,8 @@ def work():
             is_in_a_step.set()
 
 def in_child():
+    names = [thread.name for thread in threading.enumerate()]
+    assert names == ["MainThread"], names
     result = llama.generate("Once upon a time", max_tokens=8, temperature=0)
     assert result.tokens == expected
     names = sorted(thread.name for thread in threading.enumerate())
@@ -55,7 +57,9 @@ llama.close()
 
 
 def test_a_child_computes_whatever_the_parents_threads_did(tiny_path: Path) -> None:
-    """A child has threads and turns of its own, gives the same text, and closes the model."""
+    """A child has turns and, once it computes, threads of its own, gives the same text, and closes
+    the model.
+    """
     told = run_python(FORKED, str(tiny_path))
     assert told.stdout.split() == ["0"] * 8, told.stdout + told.stderr
     assert told.returncode == 0, told.stderr

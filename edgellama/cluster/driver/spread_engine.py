@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.cluster.driver.beginnings import Beginnings
 from edgellama.cluster.driver.pipeline import PATIENCE_S, Pipeline
@@ -250,12 +250,6 @@ class SpreadEngine(TextEngine):
                 self._pipeline.close()
 
         self.scheduler.exclusively(close)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        """What an engine has besides is refused in words that users understand."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise InvalidOptionError(f"{name!r} is not there where a model runs on several stages")
 
     def bytes_of(self, num_tokens: int) -> int:
         """What keys and values of so many tokens take on all stages."""

@@ -39,7 +39,8 @@ class Machinery:
     """The machinery of one engine: in use, released for a while, or closed for good.
 
     ``runner``, ``weights`` and ``team`` are the present ones; ``last_step`` is what a step has left
-    for a similar one. Callers have the engine's scheduler to themselves.
+    for a similar one. ``on_reload`` is called when they were made again after ``release``, or in a
+    forked process. Callers have the engine's scheduler to themselves.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Machinery:
         self.programs: dict[tuple[object, ...], Program] = {}
         self.kernels = CompiledKernels(tier)
         self.last_step: RepeatableStep | None = None
+        self.on_reload: Callable[[], None] | None = None
         self.weights: ModelWeights | None = load_weights(file, config)
         # Of its own: whoever opened the file may have closed it.
         self._watched: WatchedFiles | None = file.watch()
@@ -96,6 +98,8 @@ class Machinery:
                 self._watched = self._file.watch()
                 self.weights = load_weights(self._file, self._config)
             self._use(self._new_runner(self.weights), self._new_team())
+            if self.on_reload is not None:
+                self.on_reload()
         assert self.runner is not None
         return self.runner
 
