@@ -16,6 +16,7 @@ from edgellama.quant.errors import (
     ContextLengthError,
     DownloadError,
     EdgellamaError,
+    GenerationCancelled,
     InvalidOptionError,
     ModelNotFoundError,
     TemplateError,
@@ -82,6 +83,8 @@ _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
     (TokenizerError, 400, "invalid_value"),
     (UnsupportedModelError, 400, "unsupported_model"),
     (DownloadError, 502, "download_failed"),
+    # Whoever cancels in another way has left, or is told why before this.
+    (GenerationCancelled, 408, "timeout"),
     (CacheError, 507, "storage"),
     (MemoryError, 503, "out_of_memory"),
     (EdgellamaError, 500, "failed"),

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from harness.servers import RunningServer, running_server, sse_events
 
+from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.llama import Llama
 from edgellama.server.answers.metrics import Metrics
 from edgellama.server.settings import Limits, ServerSettings
@@ -58,6 +59,28 @@ def test_prompts_of_every_form(client: httpx.Client, tiny_path: Path) -> None:
     both = client.post(PATH, json={"prompt": ["Hello", "Bye"], "n": 2, **body})
     assert texts(both)[:2] == [text, text] and len(texts(both)) == 4
     assert both.json()["usage"]["completion_tokens"] <= 16
+
+
+class PassedDeadline:
+    """A time limit that is over when the text begins."""
+
+    def __init__(self, token: CancelToken, seconds: float | None) -> None:
+        token.cancel("timeout")
+
+    def call_off(self) -> None:
+        """Nothing is left to be called off."""
+
+
+def test_a_time_limit_amid_a_prompts_log_probabilities_is_told(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no text can be cut off, because a prompt is scored, a time limit is a 408."""
+    monkeypatch.setattr("edgellama.generation.sessions.stream.Deadline", PassedDeadline)
+    body = {"prompt": "Hello", "echo": True, "logprobs": 1, "max_tokens": 0}
+    response = client.post(PATH, json={**body, "timeout": 60})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (408, "timeout")
+    assert error["message"].startswith("the time limit (timeout) came before")
 
 
 def test_echo_comes_before_the_text(client: httpx.Client) -> None:
