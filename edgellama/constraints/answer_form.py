@@ -20,6 +20,7 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
 MAX_SOURCE_CHARACTERS = 1 << 20
+OBJECT: Mapping[str, Any] = {"type": "object"}
 JSON_STYLE = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -37,7 +38,7 @@ class AnswerForm:
     ``option`` says it. ``grammar`` is its text for llguidance. ``instruction`` tells a model of
     it, "" for nothing. ``read`` makes an object of a text that has the form; it raises ValueError
     for what a class refuses for reasons of its own. ``opens_freely``: its texts may begin in any
-    way.
+    way. ``schema``: what a form of JSON is made of, None for others.
     """
 
     option: str
@@ -45,6 +46,7 @@ class AnswerForm:
     instruction: str = ""
     read: Callable[[str], object] | None = None
     opens_freely: bool = False
+    schema: Mapping[str, Any] | None = None
 
 
 def answer_form(options: Mapping[str, Any]) -> AnswerForm | None:
@@ -77,19 +79,19 @@ def _by_schema(given: object) -> AnswerForm:
         schema, narrow, read = described.schema, described.narrow, described.read
     if schema is True or schema == {}:
         words = "Answer with JSON, on one line, and nothing else."
-        return AnswerForm("schema", _lark_grammar(ANY_VALUE), words, read)
-    if schema == {"type": "object"}:
+        return AnswerForm("schema", _lark_grammar(ANY_VALUE), words, read, schema={})
+    if schema == OBJECT:
         return _any_object("schema", read)
     checked = json.loads(compiled_schema(narrow))
     grammar = {"name": "answer", "json_schema": {**checked, "x-guidance": JSON_STYLE}}
     text = json.dumps(schema, ensure_ascii=False)
     words = f"Answer with JSON, on one line, that follows this JSON Schema:\n{text}"
-    return AnswerForm("schema", json.dumps({"grammars": [grammar]}), words, read)
+    return AnswerForm("schema", json.dumps({"grammars": [grammar]}), words, read, schema=checked)
 
 
 def _any_object(option: str, read: Callable[[str], object]) -> AnswerForm:
     words = "Answer with a JSON object, on one line, and nothing else."
-    return AnswerForm(option, _lark_grammar(ANY_OBJECT), words, read)
+    return AnswerForm(option, _lark_grammar(ANY_OBJECT), words, read, schema=OBJECT)
 
 
 def _by_json(given: object) -> AnswerForm:

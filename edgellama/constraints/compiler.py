@@ -120,8 +120,9 @@ def _num_parts(form: AnswerForm) -> int:
 def _explained(form: AnswerForm, message: str) -> str:
     name = "schema" if form.option == "json" else form.option
     num_parts = _num_parts(form)
-    is_small = name == "schema" and num_parts <= MAX_SEARCHED_PARTS
-    place = place_of_error(form.grammar, message, num_parts) if is_small else ""
+    has_parts = name == "schema" and '"json_schema"' in form.grammar
+    is_searched = has_parts and num_parts <= MAX_SEARCHED_PARTS
+    place = place_of_error(form.grammar, message, num_parts) if is_searched else ""
     is_pattern = "regex parse error" in message
     if is_pattern or name == "tools":
         # Its place and lines in a grammar that llguidance or we have made of it help nobody.

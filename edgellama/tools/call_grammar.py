@@ -14,7 +14,6 @@ from typing import Any
 
 from edgellama.constraints.answer_form import AnswerForm
 from edgellama.constraints.json_schema import compiled_schema, json_copy
-from edgellama.constraints.keywords import OWN_EXTENSION
 from edgellama.constraints.lark_texts import escaped_pattern, literal
 from edgellama.constraints.loosening import loosened
 from edgellama.constraints.schema_places import subschemas
@@ -65,15 +64,17 @@ def calls_form(
             form cannot write.
     """
     _check_names(form, tools)
-    answer_grammars = [] if answer is None or must_call else json.loads(answer.grammar)["grammars"]
+    answered = None if must_call else answer
     lark = _Lark(form, marks, built_in, reserved)
-    if answer_grammars and "json_schema" in answer_grammars[0] and form.is_plain_json:
+    answer_grammars = []
+    if answered is not None and answered.schema is not None and form.is_plain_json:
         # llguidance reads either by the first character, so both are one schema.
         own = [tool for tool in tools if tool.name not in built_in]
-        schema = _either(form, own, answer_grammars[0]["json_schema"])
+        schema = _either(form, own, answered.schema)
         main = lark.rules(tools, others=[json_rule(schema)], parallel=parallel, is_unmarked=False)
-        answer_grammars = []
     else:
+        if answered is not None:
+            answer_grammars = json.loads(answered.grammar)["grammars"]
         others = [] if must_call else ["@" + _ANSWER] if answer_grammars else ["TEXT"]
         main = lark.rules(tools, others=others, parallel=parallel, is_unmarked=True)
     grammars = [{"lark_grammar": main}]
@@ -200,8 +201,7 @@ def _built_in_rules(tools: Sequence[Tool]) -> list[str]:
 
 def _either(form: CallForm, tools: Sequence[Tool], answer: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a call or an answer."""
-    own = {key: value for key, value in answer.items() if key != OWN_EXTENSION}
-    definitions = {_ANSWER: moved_schema(own, _ANSWER)}
+    definitions = {_ANSWER: moved_schema(dict(answer), _ANSWER)}
     choices = []
     for number, tool in enumerate(tools):
         name = f"tool{number}"

@@ -186,6 +186,17 @@ def test_tools_and_a_schema_go_together(template: str) -> None:
     )
 
 
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_tools_and_any_json_go_together(template: str) -> None:
+    """A reply calls, or is any object, whatever form calls have."""
+    said = next(said for other, said, _ in SAID.values() if other == template)
+    options: Any = {"template": template, "tools": [add, paint], "json": True}
+    chat, _ = chat_with(said.removeprefix("So: "), **options)
+    assert chat.send("Go.").tool_calls
+    chat, _ = chat_with('{"of": [1.5, {}]}', **options)
+    assert chat.send("Go.").text == '{"of": [1.5, {}]}'
+
+
 NUMBER = {"type": "integer", "maximum": 9, "minimum": 0}
 
 
