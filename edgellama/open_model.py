@@ -1,7 +1,7 @@
 """An open model: loaded by name into its parts, and closed with everything that depends on it.
 
 ``adjustable_model`` knows what may change meanwhile. Its uses are in ``session_model``,
-``retrieval_model``, ``judging_model`` and ``llama``.
+``batch_model``, ``retrieval_model``, ``judging_model`` and ``llama``.
 """
 
 from __future__ import annotations

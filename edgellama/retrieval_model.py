@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 import edgellama
+from edgellama.batch_model import BatchModel
 from edgellama.generation.concurrency.in_order import InOrder
 from edgellama.quant.given_values import whole_or_none
 from edgellama.quant.typing_backports import Unpack
-from edgellama.session_model import SessionModel
 
 if TYPE_CHECKING:
     from edgellama.generation.concurrency.async_items import AsyncItems
 
 
-class RetrievalModel(SessionModel):
+class RetrievalModel(BatchModel):
     """A model that reads texts for a search."""
 
     def embed(
