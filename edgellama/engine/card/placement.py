@@ -15,10 +15,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgellama.cuda.memory import taken_bytes
 from edgellama.engine.card.attention import CardKernels
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.device import CardDevice
+from edgellama.engine.card.fitting_layers import num_fitting_layers
 from edgellama.engine.card.pages import CardPages
 from edgellama.engine.card.step import use_card
 from edgellama.engine.card.use import CardUse
@@ -28,7 +28,6 @@ from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.engine.pages.page_layout import PageLayout
 from edgellama.engine.pages.page_pool import Page, PagePool
 from edgellama.engine.steps.step import StepRunner
-from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import (
     CudaError,
     CudaLostError,
@@ -45,13 +44,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("edgellama.llama")
 
-LAYER_SHARES = 8
-"""Layers go to the card in so many shares: each number of them needs programs of its own."""
 CACHED_S = 0.1
 """Kernels that are in the cache are there sooner."""
-GROWTH, SHORTEST_GROWTH = 4, 4096
-"""A sequence that comes to the card should find room to grow to so many times its length, or to
-that of a short one."""
 
 
 class CardPlacement:
@@ -238,7 +232,9 @@ class CardPlacement:
     def _move(self, device: CardDevice, cache: KVCache, num_tokens: int) -> None:
         whole = cache.home.maker.host_layout
         self.prepare(whole)
-        num_layers = self._num_fitting_layers(device, whole, cache, num_tokens)
+        num_layers = num_fitting_layers(
+            whole, num_tokens, cache.context_length, self._room_bytes(device)
+        )
         if num_layers < whole.num_layers:
             self._say(
                 "layers",
@@ -260,26 +256,10 @@ class CardPlacement:
             pool = self._pools.setdefault(layout, PagePool(layout, self._cache_limit, maker))
         return pool
 
-    def _num_fitting_layers(
-        self, device: CardDevice, whole: PageLayout, cache: KVCache, num_tokens: int
-    ) -> int:
-        """Layers that fit, with room for the sequence to grow; CudaMemoryError if none does."""
-        expected = min(cache.context_length, GROWTH * max(num_tokens, SHORTEST_GROWTH))
-        num_pages = -(-expected // PAGE_POSITIONS)
-        page_bytes = CardLayout(whole, whole.num_layers).card.page_bytes
-        needed = num_pages * taken_bytes(page_bytes)
-        room = device.memory.room_bytes + sum(pool.idle_bytes for pool in self._pools.values())
-        room -= self._working_bytes()
-        if needed <= room:
-            return whole.num_layers
-        share = -(-whole.num_layers // LAYER_SHARES)
-        found = int(whole.num_layers * room / needed) // share * share
-        if found < 1:
-            raise CudaMemoryError(
-                f"keys and values of {expected} tokens need {needed / 1e9:.1f} GB of "
-                f"the card's memory, {max(room, 0) / 1e9:.1f} GB are there"
-            )
-        return found
+    def _room_bytes(self, device: CardDevice) -> int:
+        """What pages may take of the card's memory, beside what steps need of it."""
+        idle_bytes = sum(pool.idle_bytes for pool in self._pools.values())
+        return device.memory.room_bytes + idle_bytes - self._working_bytes()
 
     def _stay(self, cache: KVCache, error: CudaMemoryError) -> None:
         self._staying.add(cache)
