@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill, storage_error
 from edgellama.models.folder_lock import LOCK_NAME, alone_in
 from edgellama.models.leftovers import remove_empty
-from edgellama.models.names import holds_checkpoint, resolve, split_parts
+from edgellama.models.model_files import split_parts
+from edgellama.models.names import holds_checkpoint, resolve
 from edgellama.quant.errors import ConversionError, ResumeError
 from edgellama.quant.recipes import find_recipe_or_copy
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgellama.kernels_cpu.machine.user_cache import storage_error
 from edgellama.models.folder_lock import alone_in
 from edgellama.models.hub_file import HubFile, fetch_file
-from edgellama.models.names import choose_files, models_meant
+from edgellama.models.model_files import choose_files, models_meant
 from edgellama.models.progress import check_disk_space, check_wanted, watch_growth
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import DownloadError

@@ -12,7 +12,8 @@ from pathlib import Path
 from edgellama.kernels_cpu.machine.user_cache import cache_folders
 from edgellama.models.checkpoints import CONVERTED_FOLDER, read_source
 from edgellama.models.made import MADE_FOLDER, NO_PRESET, Preset, made_models
-from edgellama.models.names import FOLDER_NAME, pulled_models, resolve, split_parts
+from edgellama.models.model_files import split_parts
+from edgellama.models.names import FOLDER_NAME, pulled_models, resolve
 from edgellama.models.usage import last_use, marker_path
 from edgellama.models.well_known import HUB_PREFIX, NAMED_MODELS
 from edgellama.quant.errors import ModelNotFoundError

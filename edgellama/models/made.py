@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill, storage_error
-from edgellama.models.names import split_parts
+from edgellama.models.model_files import split_parts
 from edgellama.models.progress import staging_folder
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders
+from edgellama.models.model_files import first_part, model_stem, models_in, models_meant
 from edgellama.models.well_known import (
     ALIASES,
     HUB_PREFIX,
     NAMED_MODELS,
-    USUAL_TYPE,
     HubReference,
     find_hub_model,
     known_names,
@@ -30,16 +28,11 @@ from edgellama.quant.error_text import NEARLY_THE_SAME, nearest, shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 from edgellama.quant.ways import Way, command_line
 
-_FIRST_PART = r"-00001-of-(\d{5})\.gguf$"
+FOLDER_NAME = "models"
+"""Of the folder with pulled models, within the cache folder."""
 _CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
 _WEIGHT_SUFFIXES = (".safetensors", ".pth")
 _ADAPTER = "adapter_config.json"
-_ANY_PART = r"-\d{5}-of-\d{5}\.gguf$"
-_PART_NUMBER = r"-\d{5}(-of-\d{5}\.gguf)$"
-
-
-FOLDER_NAME = "models"
-"""Of the folder with pulled models, within the cache folder."""
 
 
 def pulled_models() -> dict[str, Path]:
@@ -48,7 +41,7 @@ def pulled_models() -> dict[str, Path]:
     for root in cache_folders(FOLDER_NAME):
         for path in sorted(root.glob("*.gguf")):
             found.setdefault(_index_name(path), path)
-        for path in _models_in(root, "hf/*/*/**/*.gguf"):
+        for path in models_in(root, "hf/*/*/**/*.gguf"):
             found.setdefault(_hub_name(path.relative_to(root / "hf")), path)
     return found
 
@@ -156,52 +149,19 @@ def resolve_hub(reference: HubReference) -> Path:
     """The pulled file that ``reference`` means; ModelNotFoundError if there is none, or several."""
     for root in cache_folders(FOLDER_NAME):
         folder = root / "hf" / reference.repository
-        present = {path.relative_to(folder).as_posix(): path for path in _all_in(folder)}
+        files = sorted(folder.glob("**/*.gguf"))
+        present = {path.relative_to(folder).as_posix(): path for path in files}
         wanted = models_meant(reference, list(present))
         if len(wanted) == 1:
             return first_part(present[wanted[0][0]])
         if wanted:
-            files = ", ".join(parts[0] for parts in wanted)
+            names = ", ".join(parts[0] for parts in wanted)
             raise ModelNotFoundError(
-                f"{reference} means several downloaded files; name one of: {files}"
+                f"{reference} means several downloaded files; name one of: {names}"
             )
     raise ModelNotFoundError(
         f"the model {reference} is not downloaded yet", way=pull_it(str(reference))
     )
-
-
-def models_meant(reference: HubReference, files: Sequence[str]) -> list[list[str]]:
-    """As ``choose_files``; of several, a reference without a file means the one of usual type."""
-    found = choose_files(reference.file, files)
-    if reference.file is None and len(found) > 1:
-        return choose_files(USUAL_TYPE, files) or found
-    return found
-
-
-def choose_files(wanted: str | None, files: Sequence[str]) -> list[list[str]]:
-    """The models, each as all of its parts in order, that ``wanted`` means among ``files``.
-
-    ``wanted`` is an exact path, a file's name without its ending, or a fragment of a path, such
-    as ``q4_k_m``, in either case; what is more exact goes first: ``q6_k`` is not ``q6_k_l``. None
-    means all.
-    """
-    models: dict[str, list[str]] = {}
-    for file in sorted(files):
-        models.setdefault(re.sub(_PART_NUMBER, r"\1", file), []).append(file)
-    text = (wanted or "").lower()
-    ends = re.compile(rf"(^|[-._]){re.escape(text)}$")
-    fitting = (
-        [parts for parts in models.values() if wanted in parts],
-        [parts for name, parts in models.items() if _stem(name).lower() == text],
-        [parts for name, parts in models.items() if text and ends.search(_stem(name).lower())],
-        [parts for name, parts in models.items() if text in name.lower()],
-    )
-    return next((found for found in fitting if found), [])
-
-
-def _stem(file: str) -> str:
-    """A file's name without folders, ending, and which part of how many it is."""
-    return re.sub(r"(-\d{5})?-of-\d{5}$", "", file.rpartition("/")[2].removesuffix(".gguf"))
 
 
 def holds_checkpoint(path: Path) -> bool:
@@ -214,7 +174,7 @@ def holds_checkpoint(path: Path) -> bool:
 
 
 def _only_model_in(folder: Path) -> Path:
-    models = _models_in(folder, "*.gguf")
+    models = models_in(folder, "*.gguf")
     if len(models) == 1:
         return models[0]
     if not models and (folder / _ADAPTER).is_file() and not (folder / "config.json").is_file():
@@ -247,40 +207,6 @@ def _not_converted(path: Path, relation: str) -> ModelNotFoundError:
     )
 
 
-def _all_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("**/*.gguf"))
-
-
-def _models_in(folder: Path, pattern: str) -> list[Path]:
-    """Model files in a folder, a split model standing as its first part."""
-    paths = sorted(folder.glob(pattern))
-    return [p for p in paths if re.search(_FIRST_PART, p.name) or not re.search(_ANY_PART, p.name)]
-
-
-def split_parts(first: Path) -> list[Path]:
-    """Every part of the model that starts with ``first``, whether or not it is there."""
-    match = re.search(_FIRST_PART, first.name)
-    if match is None:
-        return [first]
-    stem, num_parts = first.name[: match.start()], int(match[1])
-    return [
-        first.with_name(f"{stem}-{part:05d}-of-{num_parts:05d}.gguf")
-        for part in range(1, num_parts + 1)
-    ]
-
-
-def first_part(path: Path) -> Path:
-    """The part that a split model is opened by; ModelNotFoundError if it is not there."""
-    if not re.search(_ANY_PART, path.name):
-        return path
-    first = path.with_name(re.sub(_PART_NUMBER, r"-00001\1", path.name))
-    if not first.is_file():
-        raise ModelNotFoundError(
-            f"{path} is a later part of a split model; {first.name} is missing"
-        )
-    return first
-
-
 def _index_name(path: Path) -> str:
     """The name of a file from the package index, or that somebody put there."""
     for model in NAMED_MODELS.values():
@@ -294,5 +220,5 @@ def _hub_name(inside: Path) -> str:
     owner, repository, *rest = inside.parts
     file = "/".join(rest)
     reference = HubReference(f"{owner}/{repository}", file)
-    whole = HubReference(reference.repository, _stem(file))
+    whole = HubReference(reference.repository, model_stem(file))
     return short_name(whole) or str(reference)

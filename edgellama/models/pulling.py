@@ -12,7 +12,8 @@ from edgellama.models.folder_lock import LOCK_NAME
 from edgellama.models.hub import fetch_from_hub
 from edgellama.models.index import fetch_from_index
 from edgellama.models.leftovers import remove_empty
-from edgellama.models.names import FOLDER_NAME, first_part, resolve_hub, split_parts
+from edgellama.models.model_files import first_part, split_parts
+from edgellama.models.names import FOLDER_NAME, resolve_hub
 from edgellama.models.progress import Cancelled, Progress
 from edgellama.models.well_known import (
     ALIASES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgellama.models.names import choose_files, models_meant
+from edgellama.models.model_files import choose_files, models_meant
 from edgellama.models.well_known import HubReference, parse_hub_reference
 
 SMALL, LARGE = "small-Q4_K_M.gguf", "small-Q6_K.gguf"

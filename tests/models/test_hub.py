@@ -14,7 +14,7 @@ from cache_files import everything_below, files_below
 from doubles.fake_hub import COMMIT, TOKEN, FakeHub, running_hub
 
 from edgellama.models import hub as hub_download
-from edgellama.models import names, well_known
+from edgellama.models import model_files, names, well_known
 from edgellama.models.pulling import pull
 from edgellama.quant.errors import CacheError, DownloadError, InvalidOptionError, ModelNotFoundError
 
@@ -187,7 +187,7 @@ def test_split_hub_model_is_fetched_whole(hub: FakeHub) -> None:
     assert first.name == "big-Q8_K-00001-of-00002.gguf"
     assert len(fetched(hub)) == 2
     assert names.resolve("hf:me/mine:q8_k") == first
-    names.split_parts(first)[1].unlink()
+    model_files.split_parts(first)[1].unlink()
     pull("hf:me/mine:q8_k")
     assert fetched(hub)[2:] == ["big/big-Q8_K-00002-of-00002.gguf"]
 

@@ -11,7 +11,7 @@ from cache_files import touch
 
 from edgellama.kernels_cpu.machine.user_cache import cache_root
 from edgellama.models import hub as hub_download
-from edgellama.models import names, well_known
+from edgellama.models import model_files, names, well_known
 from edgellama.models.pulling import pull
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 
@@ -139,7 +139,7 @@ def test_any_part_of_a_split_model_means_its_first(tmp_path: Path) -> None:
     first = touch(tmp_path / "big-00001-of-00002.gguf")
     assert names.resolve(second) == first
     assert names.resolve(tmp_path) == first
-    assert names.split_parts(first) == [first, second]
+    assert model_files.split_parts(first) == [first, second]
 
 
 def test_cache_folder_is_the_platforms_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,8 @@ def _paths(models: tuple[str, ...]) -> dict[str, Path]:
 
 def _served_name(name: str, path: Path) -> str:
     """As given, or a path's last part, also where the file at ``path`` was made of that."""
-    from edgellama.models.names import first_part, holds_checkpoint
+    from edgellama.models.model_files import first_part
+    from edgellama.models.names import holds_checkpoint
 
     given = Path(os.path.expanduser(name))
     if not given.exists():

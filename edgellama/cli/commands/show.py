@@ -62,7 +62,7 @@ _WRITERS: dict[str, Any] = {
 def _facts(name: str | None) -> dict[str, Any]:
     from edgellama.cli.commands.list_models import moment
     from edgellama.models.facts import read_facts
-    from edgellama.models.names import split_parts
+    from edgellama.models.model_files import split_parts
 
     stored, path = _find(name)
     facts = read_facts(path)

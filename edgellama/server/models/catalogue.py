@@ -16,7 +16,7 @@ from pathlib import Path
 from edgellama.models.facts import ModelFacts, read_facts
 from edgellama.models.library import stored_models
 from edgellama.models.made import NO_PRESET, Preset
-from edgellama.models.names import split_parts
+from edgellama.models.model_files import split_parts
 from edgellama.models.well_known import ALIASES, find_hub_model
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import EdgellamaError
