@@ -69,7 +69,7 @@ class JudgingModel(RetrievalModel):
             parse_special=parse_special,
             adapters=adapters,
         )
-        with self._told_if_closed():
+        with self._reporting_closed():
             return Score.of(stream.wait())
 
     @takes_what(score)
@@ -88,11 +88,11 @@ class JudgingModel(RetrievalModel):
         from edgellama.generation.sessions.async_stream import AsyncStream
 
         stream = AsyncStream(lambda: self._score_stream(*given, **options))
-        with self._told_if_closed():
+        with self._reporting_closed():
             return Score.of(await stream.wait())
 
     @contextmanager
-    def _told_if_closed(self) -> Iterator[None]:
+    def _reporting_closed(self) -> Iterator[None]:
         """A text that closing the model has cancelled raises what other calls raise then."""
         try:
             yield

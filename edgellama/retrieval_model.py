@@ -55,11 +55,11 @@ class RetrievalModel(BatchModel):
             >>> bool(question @ others[0] > question @ others[1])
             True
         """
-        from edgellama.generation.concurrency.in_order import told
+        from edgellama.generation.concurrency.in_order import with_progress
         from edgellama.generation.judging.embedding import as_rows, as_texts
 
         all_texts = as_texts(texts)
-        found = told(self.embed_each(all_texts, **options), len(all_texts), progress)
+        found = with_progress(self.embed_each(all_texts, **options), len(all_texts), progress)
         return as_rows(found, self.config.embedding_length)
 
     async def embed_async(
@@ -161,11 +161,13 @@ class RetrievalModel(BatchModel):
             >>> [each.score >= ranked[1].score for each in ranked]
             [True, True]
         """
-        from edgellama.generation.concurrency.in_order import told
+        from edgellama.generation.concurrency.in_order import with_progress
         from edgellama.generation.judging.reranking import as_documents, best_first
 
         texts, best = as_documents(documents), whole_or_none("top_n", top_n, 1)
-        return best_first(told(self._ranked(query, texts, options), len(texts), progress), best)
+        return best_first(
+            with_progress(self._ranked(query, texts, options), len(texts), progress), best
+        )
 
     async def rerank_async(
         self,

@@ -258,7 +258,7 @@ class _Request:
         known = ("prefix", "add_special_tokens", "continue_final_message", "max_length")
         return cls(
             options={**DEFAULTS, **recommended, **ours},
-            gives=_wanted(said),
+            gives=_output_kind(said),
             num_return_sequences=count,
             width=said.get("batch_size"),
             _seed=seed,
@@ -276,7 +276,7 @@ class _Request:
         return bool(chat[-1].get("role") == "assistant")
 
 
-def _wanted(said: Mapping[str, Any]) -> str:
+def _output_kind(said: Mapping[str, Any]) -> str:
     names = [name for name in ("return_full_text", "return_text", "return_tensors") if name in said]
     if len(names) > 1:
         raise InvalidOptionError(f"{' and '.join(names)} are given; allowed: one of them")

@@ -29,7 +29,7 @@ def container_bytes(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
     Of both versions, of the own group and all around it. Cached file pages count as free, as
     in MemAvailable.
     """
-    left = [_left_in(folder) for folder in dict.fromkeys(_groups(root, own))]
+    left = [_unused_bytes(folder) for folder in dict.fromkeys(_groups(root, own))]
     return min((size for size in left if size is not None), default=None)
 
 
@@ -45,7 +45,7 @@ def _groups(root: Path, own: Path) -> Iterator[Path]:
     yield from (root, root / "memory")
 
 
-def _left_in(folder: Path) -> int | None:
+def _unused_bytes(folder: Path) -> int | None:
     for names, caches in (
         (("memory.max", "memory.current"), ("file", "shmem")),
         (("memory.limit_in_bytes", "memory.usage_in_bytes"), ("total_cache", "total_shmem")),

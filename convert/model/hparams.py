@@ -118,7 +118,7 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
     length = _context_length(config)
     scaling = read_scaling(rope, length)
     length, limit = _limited(config, scaling, scaling.context_length(config, length))
-    return _named(
+    return _with_file_in_errors(
         config,
         lambda: HyperParameters(
             vocab_size=config.size("vocab_size", rows("token_embd.weight")),
@@ -181,7 +181,7 @@ def meta_hparams(params: Fields, rows: Rows) -> HyperParameters:
     silent = params.values.get("vocab_size") == -1
     vocab_size = rows("token_embd.weight") if silent else None
     release = meta_release(params)
-    return _named(
+    return _with_file_in_errors(
         params,
         lambda: HyperParameters(
             vocab_size=vocab_size or params.size("vocab_size", rows("token_embd.weight")),
@@ -264,7 +264,7 @@ def meta_release(params: Fields) -> MetaRelease:
     return MetaRelease("Llama 2", 4096)
 
 
-def _named(config: Fields, build: Callable[[], HyperParameters]) -> HyperParameters:
+def _with_file_in_errors(config: Fields, build: Callable[[], HyperParameters]) -> HyperParameters:
     """What ``build`` gives; its errors name the file."""
     try:
         return build()

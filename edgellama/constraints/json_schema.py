@@ -93,7 +93,7 @@ class _Check:
             _check_keyword(place, name, value)
         self._pending += applied(place, schema)
         if "$ref" in schema:
-            self._pending += self._references.meant(schema["$ref"])
+            self._pending += self._references.schemas_meant(schema["$ref"])
         _check_unique_names(place, schema)
         resolved = self._references.resolved
         if "propertyNames" in schema:

@@ -25,13 +25,13 @@ def subschemas(schema: JsonObject, place: str = "#") -> Iterator[tuple[str, Json
     for name, value in schema.items():
         keyword = KEYWORDS.get(name)
         holds = "names" if name in DEFINITIONS else keyword.holds if keyword else ""
-        for inner_place, inner in held(f"{place}/{_escaped(name)}", holds, value):
+        for inner_place, inner in schemas_within(f"{place}/{_escaped(name)}", holds, value):
             if isinstance(inner, dict):
                 yield from subschemas(inner, inner_place)
     yield place, schema
 
 
-def held(place: str, holds: str, value: Any) -> list[Placed]:
+def schemas_within(place: str, holds: str, value: Any) -> list[Placed]:
     """The schemas that the value of a keyword holds; see ``Keyword``."""
     if holds == "schema":
         return [(place, value)]
@@ -48,7 +48,7 @@ def applied(place: str, schema: JsonObject) -> list[Placed]:
         inner
         for name, value in schema.items()
         if name in KEYWORDS
-        for inner in held(f"{place}/{_escaped(name)}", KEYWORDS[name].holds, value)
+        for inner in schemas_within(f"{place}/{_escaped(name)}", KEYWORDS[name].holds, value)
     ]
 
 
@@ -82,7 +82,7 @@ class References:
             )
         return found
 
-    def meant(self, reference: str) -> list[Placed]:
+    def schemas_meant(self, reference: str) -> list[Placed]:
         """All schemas that a reference may mean; all definitions are given once."""
         target = self.target(reference)
         if target is not None:

@@ -71,7 +71,9 @@ class TokenConstraint:
     def mask(self) -> Mask:
         """Bool by token: what may come next; nothing at all where the grammar has no way on."""
         if self._mask is None:
-            bits = np.frombuffer(self._asked(lambda matcher: matcher.compute_bitmask()), np.uint8)
+            bits = np.frombuffer(
+                self._answer_to(lambda matcher: matcher.compute_bitmask()), np.uint8
+            )
             mask = np.unpackbits(bits, count=self._vocabulary.size, bitorder="little")
             self._mask = mask.view(np.bool_)
             if self._openings is not None:
@@ -83,10 +85,10 @@ class TokenConstraint:
 
     def forced(self) -> list[int]:
         """Tokens that must come next in any case; none if there is a choice."""
-        text: bytes = self._asked(lambda matcher: matcher.compute_ff_bytes())
+        text: bytes = self._answer_to(lambda matcher: matcher.compute_ff_bytes())
         if not 0 < len(text) <= MAX_FORCED_BYTES:
             return []
-        tokens: list[int] = self._asked(lambda matcher: matcher.compute_ff_tokens())
+        tokens: list[int] = self._answer_to(lambda matcher: matcher.compute_ff_tokens())
         # A tokenizer that normalizes text may have written something else.
         data = self._vocabulary.bytes_of(tokens)
         if not data or not text.startswith(data):
@@ -115,7 +117,7 @@ class TokenConstraint:
         """Why the grammar has no way on, "" where it has or simply ends."""
         return plain_message(self._matcher.get_error())
 
-    def _asked(self, ask: Callable[[Any], Answer]) -> Answer:
+    def _answer_to(self, ask: Callable[[Any], Answer]) -> Answer:
         """What the matcher answers; another one in its place where it cannot.
 
         Ctrl-C while it asks the tokenizer is an error to it, but not to us.

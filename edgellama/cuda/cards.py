@@ -85,11 +85,11 @@ def choose_card(driver: Driver, index: int | None = None) -> Card:
         if not 0 <= index < len(cards):
             raise InvalidOptionError(f"gpu {index}; there are: {_listed(cards)}")
         if cards[index].obstacle:
-            raise CudaError(f"{_named(cards[index])}: {cards[index].obstacle}")
+            raise CudaError(f"{_title(cards[index])}: {cards[index].obstacle}")
         return cards[index]
     usable = [card for card in cards if card.obstacle is None]
     if not usable:
-        reasons = "; ".join(f"{_named(card)}: {card.obstacle}" for card in cards)
+        reasons = "; ".join(f"{_title(card)}: {card.obstacle}" for card in cards)
         raise CudaError(f"no card can be used: {reasons}")
     return usable[0]
 
@@ -135,7 +135,7 @@ def _read_card(driver: Driver, index: int) -> Card:
     )
 
 
-def _named(card: Card) -> str:
+def _title(card: Card) -> str:
     return f"card {card.index} ({card.name})"
 
 

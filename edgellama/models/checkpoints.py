@@ -66,7 +66,7 @@ def converted(
             return folder / file_name
     folder = folder_to_fill(folder_name)
     target = folder / file_name
-    with alone_in(folder, "converting this model"), _full_disk_told(target):
+    with alone_in(folder, "converting this model"), _full_disk_errors(target):
         if not target.is_file():
             _remove_stale(folder, state)
             (folder / SOURCE_NAME).write_text(str(path), "utf-8")
@@ -120,7 +120,7 @@ def _hash(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _full_disk_told(target: Path) -> Iterator[None]:
+def _full_disk_errors(target: Path) -> Iterator[None]:
     """Turn what a full disk does to a conversion into a CacheError that says what to do."""
     try:
         yield

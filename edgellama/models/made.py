@@ -116,7 +116,7 @@ def make(
     with staging_folder(folder.parent) as staging:
         new = staging / "new"
         new.mkdir()
-        with _told(folder):
+        with _cache_errors(folder):
             if type_name is None:
                 for part in split_parts(source):
                     _link(part, new / part.name)
@@ -159,8 +159,8 @@ def _replace(new: Path, folder: Path, old: Path) -> None:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """What the system refuses as a CacheError."""
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Raise what the system refuses as a CacheError."""
     try:
         yield
     except ModelNotFoundError:

@@ -97,7 +97,7 @@ class OrderedChoices:
                 break
             so_far = history if end == len(history) else history[:end]
             token = self._token(order, number, row, so_far)
-            chosen[number] = self._told(token, row)
+            chosen[number] = self._answer_row(token, row)
         return chosen
 
     def next_token(
@@ -105,10 +105,12 @@ class OrderedChoices:
     ) -> npt.NDArray[np.float32]:
         """The same for one row (1, vocab_size) with an order that is the last but for chances."""
         token = self._sampler(row[0], history, None, GivenChance(chances))
-        return np.array([self._told(token, row[0])], np.float32).reshape(1, -1)
+        return np.array([self._answer_row(token, row[0])], np.float32).reshape(1, -1)
 
-    def _told(self, token: int, row: npt.NDArray[np.float32]) -> int | npt.NDArray[np.float32]:
-        """What is said of a row's token."""
+    def _answer_row(
+        self, token: int, row: npt.NDArray[np.float32]
+    ) -> int | npt.NDArray[np.float32]:
+        """The row that is sent of a chosen token, with log-probabilities if they are wanted."""
         if self.plan.num_alternatives is None or token == UNCHOSEN:
             return token
         return TokenShare.by(row, token, self.plan.num_alternatives).row()

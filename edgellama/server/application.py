@@ -74,7 +74,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
     if settings.with_page:
         tables.append(browser.ROUTES)
     routes = [
-        Route(path, _told(endpoint), methods=list(methods))
+        Route(path, _with_error_answers(endpoint), methods=list(methods))
         for table in tables
         for path, methods, endpoint in table
     ]
@@ -131,7 +131,7 @@ def plain_path(path: str) -> str:
     return re.sub("//+", "/", path).rstrip("/") or "/"
 
 
-def _told(endpoint: Endpoint) -> Endpoint:
+def _with_error_answers(endpoint: Endpoint) -> Endpoint:
     """An endpoint whose errors are answers in the shape of its protocol."""
 
     async def tell(request: Request) -> Response:

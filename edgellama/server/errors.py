@@ -99,7 +99,7 @@ def as_request_error(error: BaseException) -> RequestError:
         if isinstance(error, kind):
             if status >= 500:
                 logger.error("%s", error)
-            text = _told(error)
+            text = _client_text(error)
             named = _OPTION.match(text) if kind is InvalidOptionError else None
             param = named[1] if named else None
             return RequestError(status, _shortened(without_paths(text)), param=param, code=code)
@@ -107,7 +107,7 @@ def as_request_error(error: BaseException) -> RequestError:
     return RequestError(500, "internal error; the server's log has more", code="internal_error")
 
 
-def _told(error: BaseException) -> str:
+def _client_text(error: BaseException) -> str:
     """What a client is told of an error of ours.
 
     Agents shorten a conversation, and gateways try another model, where they find in an error the

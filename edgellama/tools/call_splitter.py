@@ -76,7 +76,7 @@ class CallSplitter:
     def feed(self, text: str) -> str:
         """The text that is certain to be no call."""
         was_in_calls = self._in_calls
-        shown = self._shown(text)
+        shown = self._visible_text(text)
         if self._in_calls:
             self._new_pieces += self._pieces.feed(text if was_in_calls else self._held)
         return shown
@@ -92,7 +92,7 @@ class CallSplitter:
         """Ids of the calls that were told in pieces, in their order."""
         return self._pieces.ids
 
-    def _shown(self, text: str) -> str:
+    def _visible_text(self, text: str) -> str:
         if self._in_calls:
             self._held += text
             return ""

@@ -62,11 +62,11 @@ def described(function: Callable[..., Any]) -> tuple[str, str, dict[str, Any]]:
 
 def name_of(function: Callable[..., Any]) -> str:
     """What a function is called; an object that can be called has the name of its class."""
-    told = _told_of(function)
+    told = _described_function(function)
     return str(getattr(told, "__name__", type(told).__name__))
 
 
-def _told_of(function: Callable[..., Any]) -> Callable[..., Any]:
+def _described_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function whose name, hints and docstring count: of a partial one, the inner one."""
     while isinstance(function, partial):
         function = function.func
@@ -75,7 +75,7 @@ def _told_of(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     """Type hints by parameter; InvalidOptionError if one names what there is not."""
-    target: Any = _told_of(function)
+    target: Any = _described_function(function)
     if isinstance(target, type):
         target = vars(target).get("__init__", target)
     elif not inspect.isroutine(target):
@@ -100,7 +100,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """The description in a docstring, and what it says of each parameter."""
-    text = inspect.getdoc(_told_of(function)) or ""
+    text = inspect.getdoc(_described_function(function)) or ""
     if not text:
         return "", {}
     try:

@@ -248,7 +248,7 @@ def test_a_folder_that_cannot_be_made_is_named(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     with (
         pytest.raises(EdgellamaError, match=r"no conversation can be kept in .*chats: ") as raised,
-        KEPT.held(),
+        KEPT.locked(),
     ):
         pass
     assert ("set XDG_DATA_HOME" in str(raised.value)) == (sys.platform == "linux")

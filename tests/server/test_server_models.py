@@ -17,7 +17,7 @@ from edgellama.llama import Llama
 from edgellama.server.answers.leaving import Leaving
 from edgellama.server.answers.text_queue import TextQueue
 from edgellama.server.answers.turns import leased
-from edgellama.server.connections.wire import left
+from edgellama.server.connections.wire import client_has_left
 from edgellama.server.errors import RequestError
 from edgellama.server.models import model_line, model_shelf
 from edgellama.server.models.catalogue import Catalogue
@@ -256,7 +256,7 @@ def test_work_whose_client_leaves_waits_for_no_model(
         async with shelf.lease("first"):
             working = asyncio.create_task(work())
             await asyncio.wait_for(short_of_room(shelf), TIMEOUT_S)
-            leaving.stop(left())
+            leaving.stop(client_has_left())
             with pytest.raises(RequestError, match="the client has left"):
                 await working
             async with shelf.lease("first"):

@@ -171,7 +171,7 @@ def test_a_name_or_source_in_python(bare_file: Path) -> None:
 def test_stop_strings_of_a_format(bare_file: Path) -> None:
     """Where the vocabulary has no token for a turn's end, its text ends the reply."""
     with Llama(bare_file, num_threads=1) as llama, llama.chat(template="chatml") as chat:
-        assert chat._asked({"stop": "x"}).request.stop == ("x", "<|im_end|>")
+        assert chat._reply_request({"stop": "x"}).request.stop == ("x", "<|im_end|>")
 
 
 def test_the_command_line_names_its_own_way(bare_file: Path, run_cli: CliRunner) -> None:

@@ -156,7 +156,7 @@ class Chat:
         if self.kept is not None and self.kept.name == kept.name:
             return
         with ExitStack() as holding:
-            holding.enter_context(kept.held())
+            holding.enter_context(kept.locked())
             self._holding.close()
             self._holding = holding.pop_all()
         self.kept = kept

@@ -17,7 +17,7 @@ from edgellama.cli.options.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options.machines_options import machines_options
-from edgellama.cli.options.options import given, limit_options, shown_thinking_options
+from edgellama.cli.options.options import given_options, limit_options, shown_thinking_options
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
 from edgellama.cli.options.token_count import TokenCount
@@ -125,7 +125,7 @@ def command(
         template,
         when_full,
         engine,
-        given(options),
+        given_options(options),
         adapters,
         open_model=opens,
         hides_thinking=hide_thinking,

@@ -28,7 +28,7 @@ from edgellama.cli.options.engine_options import engine_options, take_engine_arg
 from edgellama.cli.options.machines_options import address_option
 from edgellama.cli.options.options import (
     count_option,
-    given,
+    given_options,
     limit_options,
     max_tokens_option,
     thinking_options,
@@ -115,7 +115,11 @@ def command(
     path = find_runnable(model, type_name)
     lines = BatchInput(source)
     output = BatchOutput(target, retry_errors=retry_errors)
-    how = {"max_tokens": max_tokens, "template": template, **given(answer_arguments(options))}
+    how = {
+        "max_tokens": max_tokens,
+        "template": template,
+        **given_options(answer_arguments(options)),
+    }
     try:
         job = Job(lines, output, is_chat=chat, system=system)
         if is_on_ray:

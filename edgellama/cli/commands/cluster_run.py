@@ -16,7 +16,12 @@ from edgellama.cli.inputs.prompt_text import read_prompt
 from edgellama.cli.options.answer_options import answer_arguments, answer_options
 from edgellama.cli.options.completion import KV_TYPE, MODEL
 from edgellama.cli.options.machines_options import address_option, machines_option
-from edgellama.cli.options.options import given, limit_options, max_tokens_option, text_file_option
+from edgellama.cli.options.options import (
+    given_options,
+    limit_options,
+    max_tokens_option,
+    text_file_option,
+)
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.token_count import TokenCount
 from edgellama.cli.output.shown_text import ShownText
@@ -70,7 +75,7 @@ def command(
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
     text = read_prompt(prompt, file, False)
-    sampling = given(answer_arguments(options))
+    sampling = given_options(answer_arguments(options))
     spread = spread_model(
         model, machines_text, context_length=context_length, kv_type=kv_type, exact=exact
     )

@@ -20,7 +20,7 @@ from edgellama.cli.inputs.text_lines import STANDARD_STREAM, TextLines, lines_op
 from edgellama.cli.options.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.options.completion import MODEL, PATH
 from edgellama.cli.options.engine_options import reading_options, take_engine_arguments, type_option
-from edgellama.cli.options.options import given
+from edgellama.cli.options.options import given_options
 
 if TYPE_CHECKING:
     from edgellama.generation.judging.embedding import Embedding
@@ -82,7 +82,7 @@ def command(
     """
     from edgellama.cli.inputs.model_argument import find_runnable, open_model
     from edgellama.cli.output.terminal import step_progress
-    from edgellama.generation.concurrency.in_order import told
+    from edgellama.generation.concurrency.in_order import with_progress
     from edgellama.quant.replaced_file import replaced_file
 
     lines = TextLines(texts, file)
@@ -90,13 +90,13 @@ def command(
     with ExitStack() as opened:
         llama = opened.enter_context(open_model(find_runnable(model, type_name), **engine))
         loaded = load_adapters(llama.load_adapter, adapters)
-        found = llama.embed_each(lines.read(), adapters=loaded, **given(options))
+        found = llama.embed_each(lines.read(), adapters=loaded, **given_options(options))
         if output == STANDARD_STREAM:
             write = partial(_write_lines, sys.stdout.buffer, found, lines)
         else:
             target = opened.enter_context(replaced_file(Path(output)))
             report = opened.enter_context(step_progress("embedding texts"))
-            seen = told(found, lines.total, report)
+            seen = with_progress(found, lines.total, report)
             write = partial(_write_lines, target, seen, lines)
             if output.endswith(ARRAY_SUFFIX):
                 write = partial(_write_array, target, seen, llama.config.embedding_length)

@@ -19,7 +19,7 @@ from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options.machines_options import machines_options
 from edgellama.cli.options.options import (
-    given,
+    given_options,
     json_option,
     limit_options,
     max_tokens_option,
@@ -109,14 +109,14 @@ def command(
     model, from_stdin = _take_apart(model_and_dash)
     _check_model(model, prompt or file)
     text = read_prompt(prompt, file, from_stdin)
-    thinking = given({"reasoning": reasoning, "max_reasoning_tokens": max_reasoning_tokens})
+    thinking = given_options({"reasoning": reasoning, "max_reasoning_tokens": max_reasoning_tokens})
     _check_prompt(chat, system, bool(thinking), suffix, parse_special)
     from edgellama.cli.inputs.model_argument import find_runnable, name_everywhere, open_model
 
     if options["logprobs"] is not None and not as_json:
         raise click.UsageError("--logprobs needs --json")
     engine = take_engine_arguments(options)
-    sampling = given(answer_arguments(options))
+    sampling = given_options(answer_arguments(options))
     path = find_runnable(model, type_name)
     if machines_text is None:
         opened: Llama = open_model(path, **engine)
@@ -130,7 +130,7 @@ def command(
             talk = llama.chat(system, template=template)
             stream = talk.stream(text, **thinking, **sampling)
         else:
-            gap = given({"suffix": suffix, "suffix_first": suffix_first})
+            gap = given_options({"suffix": suffix, "suffix_first": suffix_first})
             stream = llama.stream(text, parse_special=parse_special, **gap, **sampling)
         shown = ShownText(is_silent=as_json, hides_thinking=hide_thinking)
         first_token_s = run_stream(stream, shown.write, think=shown.think)

@@ -64,6 +64,6 @@ def _remove_conversations(names: tuple[str, ...]) -> None:
         held = ", ".join(kept_names()) or "none"
         raise click.ClickException(f"no conversation called {missing[0]!r}; there are: {held}")
     for conversation in kept:
-        with conversation.held():
+        with conversation.locked():
             num_bytes = conversation.remove()
         click.echo(f"{conversation.name} deleted, {size(num_bytes)} freed")

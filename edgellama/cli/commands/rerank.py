@@ -16,7 +16,7 @@ from edgellama.cli.inputs.text_lines import TextLines, lines_option
 from edgellama.cli.options.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.options.completion import MODEL
 from edgellama.cli.options.engine_options import reading_options, take_engine_arguments, type_option
-from edgellama.cli.options.options import count_option, given, json_option
+from edgellama.cli.options.options import count_option, given_options, json_option
 from edgellama.cli.options.template_option import template_option
 from edgellama.cli.output.terminal import printable
 
@@ -87,7 +87,12 @@ def command(
             # Awaited, since Ctrl-C ends what is awaited at any moment.
             ranked = asyncio.run(
                 llama.rerank_async(
-                    query, texts, top_n=top_n, progress=report, adapters=loaded, **given(options)
+                    query,
+                    texts,
+                    top_n=top_n,
+                    progress=report,
+                    adapters=loaded,
+                    **given_options(options),
                 )
             )
     for each in ranked:

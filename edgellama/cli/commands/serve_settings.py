@@ -14,7 +14,7 @@ import click
 
 from edgellama.cli.inputs.cluster_stages import connected_model
 from edgellama.cli.options.engine_options import take_engine_arguments
-from edgellama.cli.options.options import given
+from edgellama.cli.options.options import given_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ def take_settings(models: tuple[str, ...], options: dict[str, Any]) -> ServerSet
         limits=limits,
         on_compile=_tell_of_kernels,
         unloads_given=keep_alive is not None,
-        **given(options),
+        **given_options(options),
     )
 
 
@@ -68,7 +68,7 @@ def _limits(options: dict[str, Any]) -> Limits:
     from edgellama.server.settings import Limits
 
     names = ("parallel", "max_waiting", "max_tokens", "max_seconds", "body_bytes")
-    return Limits(**given({name: options.pop(name) for name in names}))
+    return Limits(**given_options({name: options.pop(name) for name in names}))
 
 
 def _paths(models: tuple[str, ...]) -> dict[str, Path]:

@@ -77,7 +77,7 @@ class KeptConversation:
         return read_messages(self.messages_path)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other chats from it meanwhile. EdgellamaError if one has it, or none can."""
         from edgellama.convert.output.file_lock import try_lock
 

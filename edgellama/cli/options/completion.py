@@ -57,7 +57,7 @@ def register_shells() -> None:
 
 def _models(incomplete: str) -> Iterable[str]:
     """Models of the cache, and those that are downloaded when they are named."""
-    return dict.fromkeys([*_pulled(incomplete), *_known(incomplete)])
+    return dict.fromkeys([*_pulled(incomplete), *_known_names(incomplete)])
 
 
 def _pulled(_: str) -> Iterable[str]:
@@ -72,8 +72,8 @@ def _stored(_: str) -> Iterable[str]:
     return dict.fromkeys(model.name for model in stored_models())
 
 
-def _known(incomplete: str) -> Iterable[str]:
-    """Short names; once a name has its dash, the name with every type."""
+def _known_names(incomplete: str) -> Iterable[str]:
+    """Short names of models; once a name has its dash, the name with every type."""
     from edgellama.models.well_known import HUB_MODELS, known_names
 
     base, dash, _ = incomplete.partition("-")
@@ -136,7 +136,7 @@ MODEL = Named("model", _models, with_paths=True)
 TEMPLATE = Named("template", _templates, with_paths=True)
 SPLIT_PATTERN = Named("split pattern", _split_patterns)
 PULLED_MODEL = Named("model", _stored)
-MODEL_TO_PULL = Named("model", _known)
+MODEL_TO_PULL = Named("model", _known_names)
 MODEL_OR_SIZE = Named("model", _sized, with_paths=True)
 TYPE = Named("type", _types)
 WRITTEN_TYPE = Named("type", _written_types)

@@ -15,7 +15,7 @@ from edgellama.cli.options.options import (
     KV_TYPES_HELP,
     Command,
     count_option,
-    given,
+    given_options,
     threads_option,
 )
 from edgellama.cli.options.token_count import TokenCount
@@ -130,4 +130,4 @@ def type_option(command: Command) -> Command:
 
 def take_engine_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """The engine options that the user has set, which then are no longer among ``options``."""
-    return given({name: options.pop(name, None) for name in ENGINE_ARGUMENTS})
+    return given_options({name: options.pop(name, None) for name in ENGINE_ARGUMENTS})

@@ -163,7 +163,7 @@ def overwrite_option(file: str) -> Callable[[Command], Command]:
     return click.option("--overwrite", is_flag=True, help=f"Replace {file} if it is there.")
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
+def given_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options that the user has set."""
     own = {name: value for name, value in options.items() if value is not None}
     rare: Mapping[str, Any] = own.pop(RARE, {})

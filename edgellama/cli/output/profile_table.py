@@ -61,11 +61,11 @@ def print_steps(
                 tokens = "1 token" if num_tokens == 1 else f"{num_tokens} tokens"
                 click.echo(f"{name}, {tokens}\n")
                 rows_to_read = [readable(row) for row in of_step]
-                click.echo(tables.to_read(rows_to_read, _shown(of_step)) + "\n")
+                click.echo(tables.to_read(rows_to_read, _columns_of(of_step)) + "\n")
         click.echo(f"a plain read of the weights reaches {bandwidth:.1f} GB/s")
 
 
-def _shown(rows: Sequence[Row]) -> list[Column]:
+def _columns_of(rows: Sequence[Row]) -> list[Column]:
     """Without the column of layers where ops of all layers are added up."""
     has_layers = any(row["layer"] is not None for row in rows)
     return [column for column in COLUMNS if column.key != "layer" or has_layers]

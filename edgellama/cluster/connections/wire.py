@@ -62,11 +62,11 @@ class Packer:
             None if call.rows is None else call.rows.astype(np.float32, copy=False).tobytes(),
             call.prompt_length,
             call.beside,
-            None if call.order is None else self._asked(call.order),
+            None if call.order is None else self._order_values(call.order),
             call.adapters,
         )
 
-    def _asked(self, order: Order) -> tuple[object, ...]:
+    def _order_values(self, order: Order) -> tuple[object, ...]:
         """An order that has another one in it, which may have none, as two values; else its own."""
         if isinstance(order, ShareOrder):
             choice = None if order.choice is None else self._order(order.choice)
@@ -125,12 +125,12 @@ class Unpacker:
     ) -> StageCall:
         ids = np.frombuffer(tokens, np.int32)
         floats = None if rows is None else np.frombuffer(rows, np.float32).reshape(len(ids), -1)
-        asked = None if order is None else self._asked(*order)
+        read = None if order is None else self._read_order(*order)
         return StageCall(
-            sequence, position, ids, wanted, floats, prompt_length, beside, asked, adapters
+            sequence, position, ids, wanted, floats, prompt_length, beside, read, adapters
         )
 
-    def _asked(self, first: Any, choice: tuple[Any, ...] | None, *others: Any) -> Order:
+    def _read_order(self, first: Any, choice: tuple[Any, ...] | None, *others: Any) -> Order:
         if isinstance(first, ShareOrder):
             return replace(first, choice=None if choice is None else self._order(*choice))
         return self._order(first, choice, *others)

@@ -251,16 +251,16 @@ class Stage:
             rows = work.result(config.embedding_length if is_rows else config.vocab_size)
             if call.order is None or is_rows:
                 return rows
-            return self._told(call.sequence, call.order, rows, work.cache.tokens)
+            return self._rows_back(call.sequence, call.order, rows, work.cache.tokens)
         except EdgellamaError as error:
             return error
 
-    def _told(
+    def _rows_back(
         self, sequence: int, order: Order, rows: FloatRows, history: Sequence[int]
     ) -> FloatRows:
-        """What goes back in the place of logits."""
+        """The rows that the driver gets in place of logits."""
         if isinstance(order, ShareOrder):
-            return order.rows(rows, lambda own, row: self._told(sequence, own, row, history))
+            return order.rows(rows, lambda own, row: self._rows_back(sequence, own, row, history))
         return self._choices(sequence, order).tokens(order, rows, history)
 
     def _remember(self, call: StageCall, cache: TextCache) -> None:

@@ -191,11 +191,11 @@ class PagePool:
                 raise
             self.clear()
             page = self.maker.new(is_for_all=is_for_all)
-        return self._held(page)
+        return self._new_hold(page)
 
     def adopt(self, memory: Octets) -> Hold:
         """A page with one owner over memory that holds keys and values already."""
-        return self._held(Page(memory))
+        return self._new_hold(Page(memory))
 
     def released(self, pages: Iterable[Page]) -> None:
         """Say that somebody held these until now: they stay longest, of those that can be found."""
@@ -227,7 +227,7 @@ class PagePool:
         """Drop all pages without an owner."""
         self._drop_oldest(0)
 
-    def _held(self, page: Page) -> Hold:
+    def _new_hold(self, page: Page) -> Hold:
         page.counted = _Counted(self._pages)
         return Hold(page)
 

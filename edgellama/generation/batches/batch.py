@@ -173,7 +173,7 @@ class _Runner:
                 self.turn.wait(self.cancel)
                 scheduler.run_any([running.work for running in self.running], caller=self)
                 for running in [running for running in self.running if running.work.is_over]:
-                    if (result := self._gone_on(running)) is not None:
+                    if (result := self._result_after_step(running)) is not None:
                         yield result
         finally:
             scheduler.leave([running.work for running in self.running])
@@ -222,7 +222,7 @@ class _Runner:
         work = self._work(decoding, step)
         return _Running(index, decoding, Deadline(cancel, request.timeout), work)
 
-    def _gone_on(self, running: _Running) -> Generation | None:
+    def _result_after_step(self, running: _Running) -> Generation | None:
         """Continue a generation after its step; its result if that was the last one."""
         result, is_over = None, True
         with self._reported(running.index):

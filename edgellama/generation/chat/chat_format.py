@@ -110,7 +110,7 @@ class ChatFormat:
         uses_tools = asked.tools or any(_is_about_tools(message) for message in messages)
         variables: dict[str, Any] = dict(asked.variables)
         template = self.template
-        messages = self._reasoning.shown(messages)
+        messages = self._reasoning.for_template(messages)
         if uses_tools:
             presentation = self._presentation(asked.tools)
             template = presentation.template

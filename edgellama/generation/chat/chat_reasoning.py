@@ -53,7 +53,7 @@ class ChatReasoning:
             return dict(given)
         return {**dict.fromkeys(self._template.thinking_variables, wish), **given}
 
-    def shown(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def for_template(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages with earlier thinking as the template takes it: most leave it out."""
         if not any(REASONING in message for message in messages):
             return messages

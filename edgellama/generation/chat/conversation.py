@@ -287,14 +287,14 @@ class Conversation(ConversationPrompts):
 
     def _reply(self, num_kept: int, asked: Sequence[Message], options: ChatOptions) -> Stream:
         """The reply to the first ``num_kept`` messages and what is asked after them."""
-        asked_for = self._asked(options)
-        shown = self._shown(asked_for, [*self.messages[:num_kept], *asked])
+        wanted = self._reply_request(options)
+        shown = self._shown_messages(wanted, [*self.messages[:num_kept], *asked])
         prompt, num_dropped = shown.prompt, shown.num_dropped
         num_tokens = len(prompt.computed)
         if self._when_full == "stop" and num_tokens > self._session.context_length:
             return Stream(NoReply(num_tokens), CancelToken(), owner=self._session)
         request = replace(
-            self._format.completed(asked_for, shown.messages, prompt.computed),
+            self._format.completed(wanted, shown.messages, prompt.computed),
             dropped_messages=max(0, num_dropped - self._transcript.dropped_messages),
         )
 

@@ -69,7 +69,7 @@ class ConversationPrompts(ConversationRecord):
         self._format = ChatFormat(tokenizer, template)
         self._options = options
         # Bad options are reported here, not at the first reply.
-        self._asked({})
+        self._reply_request({})
 
     @property
     def template(self) -> ChatTemplate:
@@ -85,7 +85,7 @@ class ConversationPrompts(ConversationRecord):
     def options(self, options: ChatOptions) -> None:
         if not isinstance(options, Mapping):
             raise InvalidOptionError(f"options is {shown(options)}; allowed: options by name")
-        self._asked({}, options)
+        self._reply_request({}, options)
         self._options = options.copy()
 
     def preload_prompt(self, text: Content = "") -> Stream:
@@ -115,7 +115,7 @@ class ConversationPrompts(ConversationRecord):
         """
         self._check_idle()
         # What is typed next may change the last token of what is there.
-        asked = self._asked({"max_tokens": 0})
+        asked = self._reply_request({"max_tokens": 0})
         tokens = self._unfinished(asked, content_text(text) or PLACEHOLDER)
         prompt = (tokens[:-1] or tokens)[: self._session.context_length] or tokens
         self._preload = self._session.start(replace(asked.request, prompt=prompt))
@@ -147,7 +147,7 @@ class ConversationPrompts(ConversationRecord):
         """
         self._check_idle()
         given: ChatOptions = {"max_tokens": COMPLETION_TOKENS, "show_schema": False, **options}
-        asked = self._asked(given, {})
+        asked = self._reply_request(given, {})
         tokens = self._unfinished(asked, content_text(text))
         return self._session.start(replace(asked.request, prompt=tokens, continuation=True))
 
@@ -165,7 +165,7 @@ class ConversationPrompts(ConversationRecord):
         """
         return AsyncStream(lambda: self.complete_prompt(text, **options))
 
-    def _shown(self, asked: ReplyRequest, messages: Sequence[Message]) -> ShownMessages:
+    def _shown_messages(self, asked: ReplyRequest, messages: Sequence[Message]) -> ShownMessages:
         """What the model is shown of messages: all, or what is left of them in a full context."""
         messages = checked_messages(messages)
         num_system = int(is_role(messages[0], "system"))
@@ -196,8 +196,10 @@ class ConversationPrompts(ConversationRecord):
             written, as_computed(self._tokenizer, written, self._transcript.last_turn)
         )
 
-    def _asked(self, options: ChatOptions, defaults: ChatOptions | None = None) -> ReplyRequest:
-        """What a reply is asked for with the conversation's own options, or ``defaults``."""
+    def _reply_request(
+        self, options: ChatOptions, defaults: ChatOptions | None = None
+    ) -> ReplyRequest:
+        """A reply's options over the conversation's own, or over ``defaults``."""
         given = layered_options(self._options if defaults is None else defaults, options)
         return self._format.reply_request(given)
 

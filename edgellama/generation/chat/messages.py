@@ -73,7 +73,7 @@ def content_text(content: object) -> str:
     if isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)) and content:
         return "\n".join(_part_text(part) for part in content)
     raise InvalidOptionError(
-        f"the content of a message is {_named(content)}; allowed: text, or text parts such as "
+        f"the content of a message is {_short_text(content)}; allowed: text, or text parts such as "
         '[{"type": "text", "text": "hello"}]'
     )
 
@@ -122,7 +122,7 @@ def _part_text(part: object) -> str:
                 "Llama reads text alone"
             )
     raise InvalidOptionError(
-        f"a part of the message is {_named(part)}; allowed: parts such as "
+        f"a part of the message is {_short_text(part)}; allowed: parts such as "
         '{"type": "text", "text": "hello"}'
     )
 
@@ -156,16 +156,16 @@ def _message(role: str, given: Mapping[str, object], calls: object) -> Message:
         if isinstance(thought, str):
             message["reasoning"] = thought
         elif thought is not None:
-            raise InvalidOptionError(f"reasoning is {_named(thought)}; allowed: text")
+            raise InvalidOptionError(f"reasoning is {_short_text(thought)}; allowed: text")
     if role == "tool":
         for key in ("tool_call_id", "name"):
             value = given.get(key)
             if isinstance(value, str):
                 message[key] = value
             elif value is not None:
-                raise InvalidOptionError(f"{key} is {_named(value)}; allowed: text")
+                raise InvalidOptionError(f"{key} is {_short_text(value)}; allowed: text")
     return message
 
 
-def _named(value: object) -> str:
+def _short_text(value: object) -> str:
     return shown(value) if isinstance(value, (str, bytes)) or value is None else repr(value)[:80]

@@ -83,7 +83,7 @@ class InOrder(Iterator[Result]):
             self.cancel()
 
 
-def told(
+def with_progress(
     results: Iterable[Result], total: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[Result]:
     """The same results; ``progress`` hears of (done, total)."""

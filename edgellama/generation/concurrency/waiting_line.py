@@ -132,8 +132,8 @@ class Turn:
         self._has_come = True
 
     @contextlib.contextmanager
-    def held(self, cancelled: CancelToken) -> Iterator[None]:
-        """Wait for it, and leave in the end."""
+    def taken(self, cancelled: CancelToken) -> Iterator[None]:
+        """Wait for the turn, and make room for others in the end."""
         try:
             self.wait(cancelled)
             yield

@@ -70,7 +70,7 @@ class GrowingText:
             self._choice.refuse(place, history[place])
         if added.num_dropped:
             self._drop(added.num_dropped)
-        return self._choice.shown(added.chunks)
+        return self._choice.with_logprobs(added.chunks)
 
     def append_opening(self) -> None:
         """Let the prompt go on with what must follow it anyway, but for what may end the text."""
@@ -109,7 +109,7 @@ class GrowingText:
         if added.is_stopped:
             self.end.reach("stop")
         self._drop(added.num_dropped)
-        return [*self.take_opening(), *self._choice.shown(added.chunks)]
+        return [*self.take_opening(), *self._choice.with_logprobs(added.chunks)]
 
     def _drop(self, num_tokens: int) -> None:
         del self.history[len(self.history) - num_tokens :]

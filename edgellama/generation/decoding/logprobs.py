@@ -86,7 +86,7 @@ class TextLogprobs:
         """The last tokens do not belong to the text any more."""
         del self._found[len(self._found) - num_tokens :]
 
-    def shown(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+    def with_logprobs(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Chunks of the text's next tokens, with theirs."""
         made = []
         for chunk in chunks:

@@ -113,16 +113,16 @@ class TextAssembly:
     def add(self, token: int) -> Added:
         """Let a token be the text's next one."""
         if self._held is None:
-            return self._shown((TokenText(token, self._detokenizer.add(token)),))
+            return self._chunks_of((TokenText(token, self._detokenizer.add(token)),))
         certain, num_taken_back = self._held.add(token)
-        return Added((), num_dropped=num_taken_back) if num_taken_back else self._shown(certain)
+        return Added((), num_dropped=num_taken_back) if num_taken_back else self._chunks_of(certain)
 
     def finish(self) -> Added:
         """What was still held back at the end."""
         rest, cut_call = self._detokenizer.finish(), ""
         if self._held is not None:
             rest = self._held.ending(rest)
-        added = self._shown(self._held.release() if self._held else ())
+        added = self._chunks_of(self._held.release() if self._held else ())
         thought = ""
         if self._reasoning is not None:
             thought, rest = self._parted_end(rest)
@@ -141,7 +141,7 @@ class TextAssembly:
             chunks = (*chunks, Chunk(rest, None, calls=calls, reasoning=thought))
         return Added(chunks, is_stopped, added.num_dropped)
 
-    def _shown(self, tokens: Sequence[TokenText]) -> Added:
+    def _chunks_of(self, tokens: Sequence[TokenText]) -> Added:
         """Certain tokens as chunks, up to a stop string; what comes behind it is dropped."""
         chunks: list[Chunk] = []
         for place, (token, text) in enumerate(tokens):

@@ -174,6 +174,6 @@ class TokenChoice:
         if self._logprobs is not None:
             self._logprobs.drop(num_tokens)
 
-    def shown(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+    def with_logprobs(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         """Chunks of the text's next tokens, with their log-probabilities."""
-        return chunks if self._logprobs is None else self._logprobs.shown(chunks)
+        return chunks if self._logprobs is None else self._logprobs.with_logprobs(chunks)

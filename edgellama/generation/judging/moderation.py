@@ -135,7 +135,7 @@ class Judging(Iterator[Moderation]):
             raise StopIteration
         self._is_over = True
         with (
-            self._turn.held(self._cancel),
+            self._turn.taken(self._cancel),
             closing(self._engine.new_cache(self._context_length)) as cache,
         ):
             answer = _Answer(self._engine, self._tokenizer, cache, self._cancel)

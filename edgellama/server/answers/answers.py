@@ -19,7 +19,7 @@ from edgellama.server.answers.events import Done, Ended, Event, Failed, Piece
 from edgellama.server.answers.mailbox import Mailbox
 from edgellama.server.answers.text_queue import Place, TextQueue
 from edgellama.server.answers.wish import TextStream, Wish
-from edgellama.server.connections.wire import left
+from edgellama.server.connections.wire import client_has_left
 from edgellama.server.errors import RequestError, as_request_error
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Answer:
 
     def _check_wanted(self) -> None:
         if self._is_stopped:
-            raise left()
+            raise client_has_left()
 
     def _leave_queue(self) -> None:
         for place in self._places:

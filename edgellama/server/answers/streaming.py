@@ -22,10 +22,10 @@ from edgellama.server.answers.routing import state_of
 from edgellama.server.connections.short_way import ShortWay, short_way
 from edgellama.server.connections.wire import (
     SSE_TYPE,
+    client_has_left,
     encode_json,
     json_bytes_response,
     json_response,
-    left,
     sse,
     until_left,
 )
@@ -108,7 +108,7 @@ async def respond(
 
 async def _end_when_left(answer: Answer, receive: Receive) -> None:
     await until_left(receive)
-    answer.stop(left())
+    answer.stop(client_has_left())
 
 
 class AnswerStream(Response):

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgellama.server.answers.leaving import Leaving
-from edgellama.server.connections.wire import left, until_left
+from edgellama.server.connections.wire import client_has_left, until_left
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -88,4 +88,4 @@ async def in_thread(llama: Llama, leaving: Leaving, work: Callable[[], Result]) 
 
 async def _watch(request: Request, leaving: Leaving) -> None:
     await until_left(request.receive)
-    leaving.stop(left())
+    leaving.stop(client_has_left())

@@ -90,7 +90,7 @@ def new_turn(
         if found is None:
             raise RequestError(404, "there is no such message", param="parent", code="not_found")
         path = found
-    said = [_said(each) for each in path]
+    said = [_conversation_message(each) for each in path]
     system = [{"role": "system", "content": fields.system}] if fields.system.strip() else []
     new: list[StoredMessage] = []
     if fields.content is not None:
@@ -117,8 +117,8 @@ def new_turn(
     )
 
 
-def _said(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as a conversation has it."""
+def _conversation_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of the page, in the form that a conversation takes."""
     return {"role": message["role"], "content": message["content"], **_thought(message)}
 
 

@@ -48,7 +48,7 @@ async def list_conversations(request: Request) -> Response:
 
 async def retrieve(request: Request) -> Response:
     """A conversation with all messages, and what is being written now."""
-    return json_response(await _found(request, request.path_params["name"]))
+    return json_response(await _found_conversation(request, request.path_params["name"]))
 
 
 async def change(request: Request) -> Response:
@@ -87,7 +87,7 @@ async def chat(request: Request) -> Response:
     fields.model = model.name
     kept = None
     if fields.conversation is not None:
-        kept = await _found(request, fields.conversation)
+        kept = await _found_conversation(request, fields.conversation)
     turn = new_turn(fields, options, kept)
     draft = state.drafts.get(turn.reply.id)
     if turn.goes_on and draft is not None and draft.is_open:
@@ -116,7 +116,7 @@ async def measure(request: Request) -> Response:
     return json_response({"bytes_per_second": worked.result})
 
 
-async def _found(request: Request, name: str) -> dict[str, Any]:
+async def _found_conversation(request: Request, name: str) -> dict[str, Any]:
     state = state_of(request)
     before = dict(state.drafts)
     found = await state.conversations.ask(partial(conversations.whole, name=name))

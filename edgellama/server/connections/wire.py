@@ -121,15 +121,15 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Re
     try:
         await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise left()
+            raise client_has_left()
         return task.result()
     finally:
         leaving.cancel()
         task.cancel()
 
 
-def left() -> RequestError:
-    """What becomes of the work for a client that has left."""
+def client_has_left() -> RequestError:
+    """The error that ends the work for a client who has left."""
     return RequestError(499, "the client has left", code="client_left")
 
 

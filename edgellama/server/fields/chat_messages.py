@@ -216,17 +216,17 @@ def _cut_call(call: object) -> str | None:
 
 
 def _text(content: object, place: str) -> str:
-    with _told(place):
+    with _errors_at(place):
         return content_text(content)
 
 
 def _parted_thinking(content: object, place: str) -> tuple[str, object]:
-    with _told(place):
+    with _errors_at(place):
         return parted_thinking(content)
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def _errors_at(place: str) -> Iterator[None]:
     """Refuse what is no content, and say where it stands."""
     try:
         yield

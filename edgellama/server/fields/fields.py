@@ -54,7 +54,7 @@ THINKING_LIMITS = (
     "reasoning_budget",
 )
 """How long a model may think at most, as we, llama.cpp and vLLM call it."""
-LEAVE_TO_THINK: Mapping[str, tuple[type, ...]] = MappingProxyType(
+THINKING_FIELDS: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {
         "reasoning_format": (str,),
         **dict.fromkeys(THINKING_LIMITS, (int,)),
@@ -162,8 +162,8 @@ def take_fields(
             own[name] = value
         elif name in TEXT_FIELDS and with_options:
             options[name] = option_value(name, value)
-        elif name in LEAVE_TO_THINK and with_options:
-            check_leave(name, value)
+        elif name in THINKING_FIELDS and with_options:
+            check_thinking_field(name, value)
         elif not is_neutral(name, value):
             raise _unknown(name, {*known, *(TEXT_FIELDS if with_options else ())})
     return convert(own, kind), options
@@ -241,9 +241,9 @@ def _bias(value: object) -> object:
     return {int(key) if _TOKEN_ID.fullmatch(key) else key: each for key, each in value.items()}
 
 
-def check_leave(name: str, value: object) -> None:
-    """RequestError for a leave to think that is of no form of its own."""
-    kinds = LEAVE_TO_THINK[name]
+def check_thinking_field(name: str, value: object) -> None:
+    """RequestError for such a field whose value is of another kind than its protocol says."""
+    kinds = THINKING_FIELDS[name]
     if not isinstance(value, kinds):
         allowed = " or ".join(_JSON_WORDS[kind] for kind in kinds)
         raise refused(name, f"{name} is {shown(value)}; allowed: {allowed}")

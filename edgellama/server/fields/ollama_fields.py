@@ -14,11 +14,11 @@ from edgellama.quant.error_text import did_you_mean, nearest, shown
 from edgellama.server.errors import refused
 from edgellama.server.fields.constraints import ollama_format
 from edgellama.server.fields.fields import (
-    LEAVE_TO_THINK,
     LOAD_OPTIONS,
     OTHER_NAMES,
     TEXT_FIELDS,
-    check_leave,
+    THINKING_FIELDS,
+    check_thinking_field,
     is_neutral,
     option_value,
     take_fields,
@@ -82,8 +82,8 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if ours in TEXT_FIELDS:
             options[ours] = option_value(ours, value)
-        elif name in LEAVE_TO_THINK:
-            check_leave(name, value)
+        elif name in THINKING_FIELDS:
+            check_thinking_field(name, value)
         elif name == "format":  # Where Obsidian's Copilot puts it.
             options |= ollama_format(value)
         elif name not in WITHOUT_USE and not is_neutral(name, value):

@@ -76,7 +76,7 @@ class Catalogue:
 
     def models(self) -> dict[str, ServedModel]:
         """All models by name, the given ones first."""
-        found = {name: self._given_now(name) for name in self._given}
+        found = {name: self._current_given(name) for name in self._given}
         if not self._only_given:
             taken = {os.path.realpath(model.path) for model in found.values()}
             for stored in stored_models():
@@ -110,7 +110,7 @@ class Catalogue:
         # The cache's folder is looked into only for what was not given.
         given = self._among(self._given, name)
         if given is not None:
-            return self._given_now(given.name)
+            return self._current_given(given.name)
         models = self.models()
         found = self._among(models, name)
         if found is not None:
@@ -132,9 +132,9 @@ class Catalogue:
 
     def _now(self, name: str) -> ServedModel | None:
         """What a name means now; the cache's folder is looked into only for what was not given."""
-        return self._given_now(name) if name in self._given else self.models().get(name)
+        return self._current_given(name) if name in self._given else self.models().get(name)
 
-    def _given_now(self, name: str) -> ServedModel:
+    def _current_given(self, name: str) -> ServedModel:
         """A given model; another one from when its file was replaced, and is whole."""
         model = self._given[name]
         stamp = _stamp(model.path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from edgellama.server.connections.wire import left
+from edgellama.server.connections.wire import client_has_left
 from edgellama.server.models.loaded_model import LoadedModel
 
 
@@ -26,7 +26,7 @@ class AwaitedModel:
     def check_wanted(self) -> None:
         """RequestError if nobody waits for it any more."""
         if all(place.done() for place in self._places):
-            raise left()
+            raise client_has_left()
 
     def join(self) -> asyncio.Future[LoadedModel]:
         """A place of somebody who waits for it, and leaves by cancelling the place."""

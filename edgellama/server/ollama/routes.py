@@ -99,7 +99,7 @@ async def show(request: Request) -> Response:
         raise RequestError(400, "model is missing; allowed: a name", param="model")
     model = state.catalogue.find(name)
     context_length = state.shelf.context_length(model)
-    return json_response(await asyncio.to_thread(_shown, model, context_length))
+    return json_response(await asyncio.to_thread(_description, model, context_length))
 
 
 async def chat(request: Request) -> Response:
@@ -229,7 +229,7 @@ def _process(entry: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _shown(model: ServedModel, context_length: int | None) -> dict[str, Any]:
+def _description(model: ServedModel, context_length: int | None) -> dict[str, Any]:
     from edgellama.quant.gguf.file import GGUFFile
 
     with GGUFFile(model.path) as file:
@@ -249,7 +249,7 @@ def _shown(model: ServedModel, context_length: int | None) -> dict[str, Any]:
         **({"messages": list(preset.messages)} if preset.messages else {}),
         "license": preset.license or model.facts.license or "",
         "details": _details(model),
-        "model_info": _told_metadata(model, metadata, context_length),
+        "model_info": _public_metadata(model, metadata, context_length),
         "capabilities": _capabilities(metadata, template),
         "modified_at": timestamp(model.modified),
     }
@@ -264,7 +264,7 @@ def _parameters(given: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _told_metadata(
+def _public_metadata(
     model: ServedModel, metadata: Mapping[str, Any], context_length: int | None
 ) -> dict[str, Any]:
     """What is no list, with what editors take: a name to show, and the context that there is."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 async def create(request: Request) -> Response:
     """A response, kept unless that is not wanted."""
     state = state_of(request)
-    asked = await _asked(request)
+    asked = await _response_request(request)
     name = state.catalogue.find(asked.fields.model).name
     response = ResponseObject(name, asked)
     if asked.fields.store:
@@ -48,7 +48,7 @@ async def create(request: Request) -> Response:
     )
 
 
-async def _asked(request: Request) -> ResponseRequest:
+async def _response_request(request: Request) -> ResponseRequest:
     """What a request asks for, with what was said before it."""
     body, preset = await read_for_model(request)
     asked = ResponseRequest(body, state_of(request).settings.limits, preset)
@@ -61,7 +61,7 @@ async def _asked(request: Request) -> ResponseRequest:
 async def count_input(request: Request) -> Response:
     """How many tokens the prompt of a response has."""
     state = state_of(request)
-    asked = await _asked(request)
+    asked = await _response_request(request)
     with leaving_of(state, request) as leaving:
         async with leased(state, leaving, asked.fields.model) as llama:
             wanted = await in_thread(llama, leaving, partial(asked.prompt_of, llama))
@@ -70,20 +70,20 @@ async def count_input(request: Request) -> Response:
 
 async def retrieve(request: Request) -> Response:
     """A response that was kept."""
-    response, _ = await _found(request, request.path_params["name"])
+    response, _ = await _found_response(request, request.path_params["name"])
     return json_response(response)
 
 
 async def input_items(request: Request) -> Response:
     """What a kept response was made from."""
     name = request.path_params["name"]
-    _, (*before, _) = await _found(request, name)
+    _, (*before, _) = await _found_response(request, name)
     return json_response(page_of(items_of(name, before), request.query_params))
 
 
 async def cancel(request: Request) -> Response:
     """Refused: a response is made while its client waits, and ends when that leaves."""
-    await _found(request, request.path_params["name"])
+    await _found_response(request, request.path_params["name"])
     raise refused(None, "the response has ended; only those in the background can be cancelled")
 
 
@@ -95,7 +95,9 @@ async def delete(request: Request) -> Response:
     return json_response({"id": name, "object": "response.deleted", "deleted": True})
 
 
-async def _found(request: Request, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+async def _found_response(
+    request: Request, name: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     found = await state_of(request).responses.find(name)
     if found is None:
         raise _unknown(name)

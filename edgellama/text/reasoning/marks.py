@@ -69,7 +69,7 @@ def reasoning_marks(tokenizer: Tokenizer, template: str) -> ReasoningMarks | Non
         >>> with Llama("smollm2", context_length=64) as llama:
         ...     reasoning_marks(llama.tokenizer, "{{ messages }}")
     """
-    number = _told_pair(template)
+    number = _pair_in(template)
     if number is not None:
         has_tags = all(tag in template for tag in ANSWER_TAGS)
         answer = ANSWER_TAGS if has_tags else None
@@ -79,7 +79,7 @@ def reasoning_marks(tokenizer: Tokenizer, template: str) -> ReasoningMarks | Non
 
 def tells_of_thinking(template: str) -> bool:
     """Whether a chat template knows marks."""
-    return _told_pair(template) is not None
+    return _pair_in(template) is not None
 
 
 def without_opening(prompt: str) -> str:
@@ -89,8 +89,8 @@ def without_opening(prompt: str) -> str:
     return end.removesuffix(opening) if opening else prompt
 
 
-def _told_pair(text: str) -> int | None:
-    """Which of the pairs a text tells of."""
+def _pair_in(text: str) -> int | None:
+    """The number of the pair of marks that stands in a text; None for none."""
     return next((number for number, (_, end) in enumerate(PAIRS) if end in text), None)
 
 

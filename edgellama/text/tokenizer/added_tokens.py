@@ -80,7 +80,7 @@ class _Pass:
     def split(self, stretch: Stretch) -> Iterator[Stretch | int]:
         """The parts of one stretch that has text."""
         text, end = stretch.text, 0
-        for start, stop, token, leaves_prefix in self._found(text):
+        for start, stop, token, leaves_prefix in self._matches(text):
             if end < start or leaves_prefix:
                 yield self._between(stretch, end, max(end, start))
             yield token
@@ -88,7 +88,7 @@ class _Pass:
         if end < len(text):
             yield self._between(stretch, end, len(text))
 
-    def _found(self, text: str) -> Iterator[tuple[int, int, int, bool]]:
+    def _matches(self, text: str) -> Iterator[tuple[int, int, int, bool]]:
         """Start and end of each token, with the white space that it takes, and its id.
 
         Last, whether a space of the text's own led to it, so that the one in front is left.
