@@ -27,6 +27,7 @@ from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.given_values import check_function, is_number, is_true, whole_or_none
 from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
+from edgellama.quant.rope_choice import choice_for
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger("edgellama.llama")
@@ -88,7 +89,7 @@ def load_model(
             if cache_limit is None
             else cache_limit,
             exact=exact,
-            rope_scaling=rope_scaling,
+            rope_scaling=choice_for(file, rope_scaling, context_length),
             attention=attention,
             progress=progress,
             companions=usual_kernels() if compile_usual else (),

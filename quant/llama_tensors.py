@@ -11,8 +11,12 @@ from typing import Protocol
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.model_config import EMBEDDING, TO_LLAMA, ModelConfig
+from edgellama.quant.rope_config import LONG_FACTORS, SHORT_FACTORS
 
 OUTPUT, ROPE_FREQS = "output.weight", "rope_freqs.weight"
+LONGROPE_TENSORS = (SHORT_FACTORS, LONG_FACTORS)
+ROPE_TENSORS = (ROPE_FREQS, *LONGROPE_TENSORS)
+"""Which divide frequencies, and are no weights."""
 PACKED_ATTENTION = "attn_qkv"
 """What some files have instead of the first three."""
 ATTENTION_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output")
@@ -92,7 +96,9 @@ def check_shapes(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
     that no kernel reads, and for one in a layer without which the model would be another.
     """
     expected = dict(tensor_shapes(config, is_tied=OUTPUT not in shapes, biased=LAYER_MATRICES))
-    expected[ROPE_FREQS] = (config.rope.dimension_count // 2,)
+    divisors = (config.rope.dimension_count // 2,)
+    has_factors = config.rope.divisors is not None
+    expected |= dict.fromkeys(LONGROPE_TENSORS if has_factors else (ROPE_FREQS,), divisors)
     for name, shape in expected.items():
         found = shapes.get(name)
         if found is None:

@@ -30,6 +30,19 @@ def config_of(file: GGUFFile, choice: str | None) -> ModelConfig:
     return with_rope_scaling(config, choice, has_divisors=ROPE_FREQS in file.tensors)
 
 
+def choice_for(file: GGUFFile, choice: str | None, context_length: int | None) -> str | None:
+    """The choice for sessions of so many tokens, None for as many as the model can hold.
+
+    Where LongRoPE's original context is enough for them, its frequencies are for that. Raises what
+    ``ModelConfig.from_gguf`` does.
+    """
+    if choice is not None or context_length is None:
+        return choice
+    rope = ModelConfig.from_gguf(file).rope
+    is_enough = rope.is_long and context_length <= rope.original_context_length
+    return "none" if is_enough else None
+
+
 def with_rope_scaling(config: ModelConfig, choice: str, *, has_divisors: bool) -> ModelConfig:
     """The configuration with positions scaled as ``choice`` says, and the context that it is for.
 
@@ -44,6 +57,14 @@ def with_rope_scaling(config: ModelConfig, choice: str, *, has_divisors: bool) -
     kind, factor = _parsed(choice)
     old = config.rope
     original = original_length(config)
+    if old.scaling == "longrope":
+        if kind != "none":
+            raise InvalidOptionError(
+                f"rope_scaling is {choice!r:.80}, but the model's positions are scaled by "
+                'LongRoPE; allowed: None, or "none" for texts within its original context'
+            )
+        within = replace(old, is_long=False)
+        return replace(config, rope=within, context_length=original)
     rope = RopeConfig(
         old.dimension_count, old.freq_base, kind, factor, original_context_length=original
     )

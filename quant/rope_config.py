@@ -11,13 +11,15 @@ from edgellama.quant.config_keys import MAX_SIZE, ConfigKeys
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.records import dataclass
 
-ROPE_SCALINGS = ("none", "linear", "dynamic", "yarn")
-FILE_SCALINGS = ("none", "linear", "yarn")
+ROPE_SCALINGS = ("none", "linear", "dynamic", "yarn", "longrope")
+FILE_SCALINGS = ("none", "linear", "yarn", "longrope")
 """What GGUF's own key may say; dynamic scaling has a key of ours, which others pass over."""
 DYNAMIC_FACTOR_KEY = "edgellama.rope.dynamic_factor"
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
 YARN_GROWTH = 0.1
 """What queries and keys grow by with the logarithm of YaRN's factor."""
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
+"""LongRoPE's tensors, which divide frequencies."""
 LOG_MULTIPLIER = "rope.scaling.yarn_log_multiplier"
 
 
@@ -27,7 +29,9 @@ class RopeConfig:
 
     "dynamic" is NTK scaling by the text's length, beyond the original one. Of YaRN, ``beta_fast``
     and ``beta_slow`` are the rotations over the original context above which a pair is kept, and
-    below which it is interpolated; ``extrapolation`` is how much of those above are kept.
+    below which it is interpolated; ``extrapolation`` is how much of those above are kept. Of
+    LongRoPE (Ding et al. 2024), ``is_long`` says whether frequencies are those of texts beyond the
+    original context, or of those within it.
     """
 
     dimension_count: int
@@ -39,6 +43,7 @@ class RopeConfig:
     beta_fast: float = YARN_BETA_FAST
     beta_slow: float = YARN_BETA_SLOW
     extrapolation: float = 1.0
+    is_long: bool = False
 
     def __post_init__(self) -> None:
         if self.scaling not in ROPE_SCALINGS:
@@ -61,6 +66,11 @@ class RopeConfig:
 
     def _check_scaling(self) -> None:
         """ModelFileError for figures that the kind of scaling does not allow."""
+        if self.scaling == "longrope" and not 1 <= self.original_context_length <= MAX_SIZE:
+            raise ModelFileError(
+                f"LongRoPE with original context length {self.original_context_length}; it must be "
+                f"from 1 to {MAX_SIZE}"
+            )
         if self.scaling == "dynamic" and not (
             self.dimension_count > 2
             and 1 <= self.factor <= MAX_SIZE
@@ -88,6 +98,13 @@ class RopeConfig:
             raise ModelFileError(
                 f"YaRN with extrapolation {self.extrapolation}; it must be from 0 to 1"
             )
+
+    @property
+    def divisors(self) -> str | None:
+        """The tensor that must be there to divide frequencies; None: none must."""
+        if self.scaling != "longrope":
+            return None
+        return LONG_FACTORS if self.is_long else SHORT_FACTORS
 
     @property
     def dynamic_from(self) -> int | None:
@@ -121,6 +138,7 @@ def read_rope(keys: ConfigKeys, head_size: int, context_length: int) -> RopeConf
         beta_fast=keys.number("rope.scaling.yarn_beta_fast", YARN_BETA_FAST),
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW),
         extrapolation=_extrapolation(keys),
+        is_long=scaling == "longrope",
     )
 
 

@@ -23,14 +23,13 @@ from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
 from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.llama_tensors import PACKED_ATTENTION, ROPE_FREQS
+from edgellama.quant.llama_tensors import PACKED_ATTENTION
 from edgellama.quant.model_config import EMBEDDING
+from edgellama.quant.rope_config import SHORT_FACTORS
 
 Tensors = Mapping[str, SourceTensor]
 Items = Mapping[str, MetadataItem]
 _LAYER = re.compile(r"(blk\.\d+\.)([^.]+)\.(weight|bias)")
-_SHORT, _LONG = "rope_factors_short.weight", "rope_factors_long.weight"
-_CONTEXT, _ORIGINAL = "context_length", "rope.scaling.original_context_length"
 _SCALING, _HIDDEN = "rope.scaling.type", "feed_forward_length"
 BAICHUAN_2_TOKENS = 125696
 """By its vocabulary alone a file tells which Baichuan it is."""
@@ -93,10 +92,9 @@ def llama_of_gguf(
             found = multipliers.tensors(found)
         if keys.architecture == "baichuan":
             notes = _baichuan_notes(keys, found)
-        if _SHORT in tensors:
-            shortened, more = _shortened(keys)
-            own, notes = own | shortened, notes + more
-            own.pop(f"{keys.architecture}.{_SCALING}", None)
+        if SHORT_FACTORS in tensors:
+            # Phi-3's files have LongRoPE's tensors and lengths, and do not call it so.
+            own[f"{keys.architecture}.{_SCALING}"] = metadata.text("longrope")
     except (ModelFileError, UnsupportedModelError) as error:
         raise error.within(source) from None
     except (ValueError, IndexError) as error:
@@ -120,14 +118,6 @@ def _baichuan_notes(keys: ConfigKeys, tensors: Tensors) -> tuple[str, ...]:
         "Baichuan 2 divides the rows of its output by their lengths, and the file does not say "
         "whether its writer did: if answers are poor, convert the checkpoint",
     )
-
-
-def _shortened(keys: ConfigKeys) -> tuple[dict[str, MetadataItem], tuple[str, ...]]:
-    """The context within the original length: beyond it all positions have the long factors."""
-    length = keys.size(_CONTEXT)
-    shorter = min(keys.size(_ORIGINAL, length), length)
-    notes = shorter_context_notes(shorter) if shorter < length else ()
-    return {f"{keys.architecture}.{_CONTEXT}": metadata.unsigned(shorter)}, notes
 
 
 def shorter_context_notes(length: int, reason: str = SCALED_POSITIONS) -> tuple[str, ...]:
@@ -157,8 +147,6 @@ def _in_order(keys: ConfigKeys, kind: Kind, tensors: Tensors) -> dict[str, Sourc
         elif match is not None and match[2] in kind.parts:
             named = f"{match[1]}{kind.parts[match[2]]}.{match[3]}"
             parts = {named: tensor.renamed(named)}
-        elif name in (_SHORT, _LONG):
-            parts = {ROPE_FREQS: tensor.renamed(ROPE_FREQS)} if name == _SHORT else {}
         for part, piece in parts.items():
             num_heads = {"attn_q": heads, "attn_k": shared}.get(part.split(".")[-2])
             is_turned = kind.is_half_split and num_heads is not None

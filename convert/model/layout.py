@@ -24,7 +24,6 @@ from edgellama.quant.errors import (
 from edgellama.quant.llama_tensors import (
     LAYER_MATRICES,
     OUTPUT,
-    ROPE_FREQS,
     is_optional,
     tensor_shapes,
 )
@@ -177,7 +176,8 @@ def _rope_freqs(sizes: HyperParameters) -> list[SourceTensor]:
     if stretch is None:
         return []
     num_rotated = sizes.rotated or sizes.head_size
-    return [ArrayTensor(ROPE_FREQS, stretch.divisors(sizes.rope_base, num_rotated))]
+    tensors = stretch.tensors(sizes.rope_base, num_rotated)
+    return [ArrayTensor(name, divisors) for name, divisors in tensors.items()]
 
 
 def _listed(names: list[str]) -> str:

@@ -1,7 +1,8 @@
 """How positions are scaled: from a configuration to GGUF's keys, or to divisors of frequencies.
 
-Linear and YaRN scaling have keys, and dynamic scaling has a key of ours. Llama 3.1's scaling and
-LongRoPE have none, and become the tensor ``rope_freqs.weight``. Other kinds are refused by name.
+Linear and YaRN scaling have keys, and dynamic scaling has a key of ours. Llama 3.1's scaling has
+none, and becomes the tensor ``rope_freqs.weight``; LongRoPE has two tensors and keys. Other kinds
+are refused by name.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.rope_config import DYNAMIC_FACTOR_KEY
+from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.rope_config import DYNAMIC_FACTOR_KEY, LONG_FACTORS, SHORT_FACTORS
 
 SUPPORTED = "default, linear, dynamic, yarn, telechat3-yarn, llama3, longrope"
 LONGROPE = ("longrope", "su")
@@ -40,8 +42,8 @@ class Llama3Scaling:
     high_freq_factor: float = 4.0
     original_context_length: int = LLAMA3_ORIGINAL_CONTEXT
 
-    def divisors(self, base: float, head_size: int) -> NDArray[np.float32]:
-        """What each frequency is divided by, (head_size / 2,)."""
+    def tensors(self, base: float, head_size: int) -> dict[str, NDArray[np.float32]]:
+        """What each frequency is divided by, (head_size / 2,), by GGUF's name of the tensor."""
         exponents = np.arange(head_size // 2) * 2.0 / head_size
         wavelengths = 2 * math.pi * base**exponents
         context, low, high = (
@@ -53,37 +55,50 @@ class Llama3Scaling:
         divisors = 1.0 / ((1.0 - kept) / self.factor + kept)
         divisors[wavelengths < context / high] = 1.0
         divisors[wavelengths > context / low] = self.factor
-        return divisors.astype(np.float32)
+        return {ROPE_FREQS: divisors.astype(np.float32)}
 
 
 @dataclass(frozen=True)
-class ShortFactors:
-    """LongRoPE's, of texts up to the length that the model was pretrained for: one a pair."""
+class LongRopeFactors:
+    """LongRoPE's, one a pair: those of texts up to the length that the model was pretrained for,
+    and those of longer ones, if there are any.
+    """
 
-    factors: tuple[float, ...]
+    short: tuple[float, ...]
+    long: tuple[float, ...] = ()
 
-    def divisors(self, base: float, head_size: int) -> NDArray[np.float32]:
-        """What each frequency is divided by; ModelFileError for another number of factors."""
-        if len(self.factors) != head_size // 2:
-            raise ModelFileError(
-                f"short_factor of positions has {len(self.factors)} numbers; needed: "
-                f"{head_size // 2}"
-            )
-        with np.errstate(over="ignore"):
-            divisors = np.array(self.factors, np.float64).astype(np.float32)
-        if not ((divisors > 0) & np.isfinite(divisors)).all():
-            raise ModelFileError(
-                f"short_factor of positions is {min(self.factors):g} to {max(self.factors):g}; "
-                "needed: what 32 bits hold"
-            )
-        return divisors
+    def tensors(self, base: float, head_size: int) -> dict[str, NDArray[np.float32]]:
+        """Divisors of frequencies by GGUF's names of tensors; ModelFileError for another number of
+        factors.
+        """
+        if not self.long:
+            return {ROPE_FREQS: _divisors("short_factor", self.short, head_size)}
+        return {
+            SHORT_FACTORS: _divisors("short_factor", self.short, head_size),
+            LONG_FACTORS: _divisors("long_factor", self.long, head_size),
+        }
+
+
+def _divisors(name: str, factors: tuple[float, ...], head_size: int) -> NDArray[np.float32]:
+    if len(factors) != head_size // 2:
+        raise ModelFileError(
+            f"{name} of positions has {len(factors)} numbers; needed: {head_size // 2}"
+        )
+    with np.errstate(over="ignore"):
+        divisors = np.array(factors, np.float64).astype(np.float32)
+    if not ((divisors > 0) & np.isfinite(divisors)).all():
+        raise ModelFileError(
+            f"{name} of positions is {min(factors):g} to {max(factors):g}; "
+            "needed: what 32 bits hold"
+        )
+    return divisors
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Scaling as GGUF tells it: ``kind`` is "none", "linear", "dynamic" or "yarn".
+    """Scaling as GGUF tells it: ``kind`` is "none", "linear", "dynamic", "yarn" or "longrope".
 
-    ``stretch``: divisors of frequencies, which have no key. ``longest``: tokens beyond which
+    ``stretch``: divisors of frequencies, which are tensors. ``longest``: tokens beyond which
     positions are scaled in another way, that no key tells.
     """
 
@@ -94,7 +109,7 @@ class RopeScaling:
     beta_fast: float = YARN_BETA_FAST
     beta_slow: float = YARN_BETA_SLOW
     extrapolation: float = 1.0
-    stretch: Llama3Scaling | ShortFactors | None = None
+    stretch: Llama3Scaling | LongRopeFactors | None = None
     longest: int | None = None
 
     @property
@@ -110,10 +125,9 @@ class RopeScaling:
             return {}
         if self.kind == "dynamic":
             return {DYNAMIC_FACTOR_KEY: metadata.number(self.factor)}
-        items = {
-            "llama.rope.scaling.type": metadata.text(self.kind),
-            "llama.rope.scaling.factor": metadata.number(self.factor),
-        }
+        items = {"llama.rope.scaling.type": metadata.text(self.kind)}
+        if self.kind != "longrope":
+            items["llama.rope.scaling.factor"] = metadata.number(self.factor)
         if self.original_context_length is not None:
             items["llama.rope.scaling.original_context_length"] = metadata.unsigned(
                 self.original_context_length
@@ -218,19 +232,27 @@ def _llama3(rope: Fields) -> Llama3Scaling:
 
 
 def _longrope(rope: Fields, context_length: int) -> RopeScaling:
-    """LongRoPE within the original context: beyond it, all positions have other factors."""
+    """LongRoPE; within the original context alone, it divides frequencies as Llama 3.1's does."""
     original = rope.size("original_max_position_embeddings")
     factor = rope.positive("factor", context_length / original)
     usual = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(max(2, original)))
     magnitude = rope.positive("attention_factor", usual)
-    factors = rope.items("short_factor")
-    if not all(isinstance(f, (int, float)) and 0 < f < math.inf for f in factors) or not factors:
-        raise rope.error("short_factor", "a list of numbers above 0")
+    is_longer = original < context_length
     return RopeScaling(
+        "longrope" if is_longer else "none",
+        original_context_length=original if is_longer else None,
         attention_factor=None if magnitude == 1 else magnitude,
-        stretch=ShortFactors(tuple(map(float, map(str, factors)))),
-        longest=original if original < context_length else None,
+        stretch=LongRopeFactors(
+            _factors(rope, "short_factor"), _factors(rope, "long_factor") if is_longer else ()
+        ),
     )
+
+
+def _factors(rope: Fields, name: str) -> tuple[float, ...]:
+    factors = rope.items(name)
+    if not all(isinstance(f, (int, float)) and 0 < f < math.inf for f in factors) or not factors:
+        raise rope.error(name, "a list of numbers above 0")
+    return tuple(map(float, map(str, factors)))
 
 
 def _yarn(rope: Fields, context_length: int, slope: float) -> RopeScaling:

@@ -24,7 +24,7 @@ from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FORMATS_BY_NAME, QUANTIZED_FORMATS, Format
-from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
+from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_TENSORS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, choose_format, find_recipe
 from edgellama.quant.records import dataclass
@@ -225,7 +225,7 @@ def weights_bytes(outline: ModelOutline, type: str, is_pure: bool = False) -> in
 def average_bits(outline: ModelOutline, type: str, is_pure: bool = False) -> float:
     """Bits per weight."""
     sizes = tensor_bytes(outline, type, is_pure)
-    num_bytes = sum(size for name, size in sizes.items() if name != ROPE_FREQS)
+    num_bytes = sum(size for name, size in sizes.items() if name not in ROPE_TENSORS)
     return 8 * num_bytes / outline.num_parameters
 
 
@@ -245,7 +245,7 @@ def tensor_formats(outline: ModelOutline, type: str, is_pure: bool = False) -> M
     config, options = outline.config, FormatOptions(find_recipe(type), is_pure=is_pure)
     return {
         name: FORMATS_BY_NAME["F32"]
-        if name == ROPE_FREQS
+        if name in ROPE_TENSORS
         else choose_format(
             name, dimensions, options, config, is_tied=outline.is_tied, has_imatrix=False
         )

@@ -13,7 +13,14 @@ from edgellama.measure.model_presets import ModelPreset
 from edgellama.quant.file_type import type_of
 from edgellama.quant.formats import Format
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.llama_tensors import OUTPUT, ROPE_FREQS, Shape, tensor_shapes
+from edgellama.quant.llama_tensors import (
+    LONGROPE_TENSORS,
+    OUTPUT,
+    ROPE_FREQS,
+    ROPE_TENSORS,
+    Shape,
+    tensor_shapes,
+)
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
@@ -47,7 +54,8 @@ class ModelOutline:
     @property
     def num_parameters(self) -> int:
         """Weights of the model; divisors of the rotation are none."""
-        return sum(math.prod(shape) for name, shape in self.shapes.items() if name != ROPE_FREQS)
+        shapes = (shape for name, shape in self.shapes.items() if name not in ROPE_TENSORS)
+        return sum(map(math.prod, shapes))
 
     @property
     def is_tied(self) -> bool:
@@ -98,6 +106,8 @@ class ModelOutline:
         shapes = dict(tensor_shapes(config, is_tied=is_tied, biased=biased))
         if has_rope_freqs:
             shapes[ROPE_FREQS] = (config.rope.dimension_count // 2,)
+        if config.rope.divisors is not None:
+            shapes |= dict.fromkeys(LONGROPE_TENSORS, (config.rope.dimension_count // 2,))
         return cls(name, config, shapes, usual_vocabulary(config.vocab_size))
 
 

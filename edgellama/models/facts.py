@@ -11,7 +11,7 @@ from pathlib import Path
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.file_type import type_of
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.llama_tensors import ROPE_FREQS, ROPE_TENSORS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 from edgellama.quant.rope_choice import original_length
@@ -50,7 +50,7 @@ class ModelFacts:
             num_parameters=sum(
                 math.prod(tensor.shape)
                 for name, tensor in file.tensors.items()
-                if name != ROPE_FREQS
+                if name not in ROPE_TENSORS
             ),
             context_length=said if config is None else config.context_length,
             license=next(filter(None, (_text(file, key) for key in _LICENSE_KEYS)), None),
@@ -79,6 +79,8 @@ def _positions(config: ModelConfig, has_divisors: bool) -> str | None:
     if config.rope.scaling == "none":
         return None
     factor, original = config.rope.factor, original_length(config)
+    if config.rope.scaling == "longrope":
+        return f"scaled (LongRoPE) for texts of more than {original:,} tokens"
     return f"scaled ({config.rope.scaling}), {factor:g} times {original:,} tokens"
 
 

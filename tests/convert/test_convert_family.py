@@ -193,7 +193,7 @@ def test_order_and_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("head_size", "factor"), [(128, 8.0), (64, 32.0), (128, 32.0)])
 def test_divisors(golden: dict[str, Any], head_size: int, factor: float) -> None:
     """Frequencies are divided as transformers does for Llama 3.1 (8B, 70B, 405B) and 3.2."""
-    divisors = Llama3Scaling(factor).divisors(5e5, head_size)
+    divisors = Llama3Scaling(factor).tensors(5e5, head_size)["rope_freqs.weight"]
     np.testing.assert_allclose(divisors, golden[f"divisors/{head_size}/{factor:g}"], rtol=2e-5)
     assert divisors[0] == 1.0
     assert divisors[-1] == factor

@@ -83,7 +83,8 @@ def test_other_models(what: str, changes: dict[str, Any], tmp_path: Path) -> Non
     message = str(caught.value).removeprefix(str(tmp_path))
     assert what in message and "\n" not in message and len(message) < 300
     assert (
-        "Llama 1 to 3.3, Mistral, Qwen 2.5, Phi-4 and others, which docs/conversion.md" in message
+        "Llama 1 to 3.3, Mistral, Qwen 2.5 and 3, Phi-4 and others, which docs/conversion.md"
+        in message
     )
 
 

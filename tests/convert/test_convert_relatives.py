@@ -16,16 +16,21 @@ from reference.family_member import write_safetensors
 from reference.relatives import RELATIVES, drawn, write_relative
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama import Llama
 from edgellama.convert import convert
 from edgellama.convert.adapter.lora_base import find_base
 from edgellama.convert.model.derived_tensors import PickedRows
 from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor
 from edgellama.engine.engine import Engine
+from edgellama.models.facts import ModelFacts
 from edgellama.quant.errors import (
+    InvalidOptionError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.rope_choice import choice_for, config_of
 
 TOLERANCE = 5e-5
 
@@ -42,8 +47,12 @@ def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     convert(write_relative(tmp_path / name, name, golden), path, type="f32")
     tokens = golden[f"{name}/tokens"].tolist()
-    with GGUFFile(path) as file, Engine(file) as engine:
-        logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"), logits="all")
+    with (
+        GGUFFile(path) as file,
+        Engine(file, rope_scaling=choice_for(file, None, len(tokens))) as engine,
+    ):
+        cache = engine.new_cache(len(tokens), kv_type="f32")
+        logits = engine.forward(tokens, cache, logits="all")
     expected = golden[f"{name}/logits"]
     np.testing.assert_allclose(logits[-len(expected) :], expected, rtol=0, atol=TOLERANCE)
 
@@ -117,7 +126,50 @@ def test_picked_rows(data: st.DataObject) -> None:
     np.testing.assert_array_equal(found, expected[first:last])
 
 
-@pytest.mark.parametrize("name", ["phi3-long", "ministral3"])
+def test_frequencies_fit_the_context(golden: dict[str, Any], tmp_path: Path) -> None:
+    """LongRoPE's are those of longer texts, unless sessions are no longer than the original one."""
+    path = convert(write_relative(tmp_path / "f", "phi3-long", golden), tmp_path / "m.gguf").path
+    with GGUFFile(path) as file:
+        assert file.metadata["llama.rope.scaling.type"] == "longrope"
+        assert ModelConfig.from_gguf(file).context_length == 256
+        assert choice_for(file, None, 65) is choice_for(file, None, None) is None
+        assert choice_for(file, None, 64) == "none"
+        assert config_of(file, "none").context_length == 64
+        assert config_of(file, "none").rope.divisors == "rope_factors_short.weight"
+        assert config_of(file, None).rope.divisors == "rope_factors_long.weight"
+        with pytest.raises(
+            InvalidOptionError, match='scaled by LongRoPE; allowed: None, or "none"'
+        ):
+            config_of(file, "yarn:2")
+        assert "LongRoPE) for texts of more than 64 tokens" in str(ModelFacts.of(file).positions)
+    short = write_relative(tmp_path / "short", "phi3-long", golden, max_position_embeddings=64)
+    convert(short, tmp_path / "short.gguf")
+    with GGUFFile(tmp_path / "short.gguf") as file:
+        assert ModelConfig.from_gguf(file).rope.scaling == "none"
+        assert "rope_freqs.weight" in file.tensors
+
+
+@pytest.mark.parametrize("length", [64, 256])
+def test_a_model_is_loaded_for_its_context(
+    length: int, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """What a call loads has the logits of transformers within and beyond the original length."""
+    name = {64: "phi3-long", 256: "phi3-longer"}[length]
+    path = tmp_path / "model.gguf"
+    convert(write_relative(tmp_path / name, name, golden), path, type="f32")
+    with Llama(path, context_length=length, kv_type="f32") as llama:
+        tokens = golden[f"{name}/tokens"].tolist()
+        found = llama.generate(tokens, max_tokens=1, temperature=0, logprobs=3)
+    expected = golden[f"{name}/logits"][-1].astype(np.float64)
+    expected -= np.log(np.exp(expected).sum())
+    best = np.argsort(-expected)[:3]
+    assert found.logprobs is not None
+    given = {entry.token: entry.logprob for entry in found.logprobs[0].alternatives}
+    assert list(given) == best.tolist()
+    np.testing.assert_allclose(list(given.values()), expected[best], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["ministral3"])
 def test_contexts_that_end_where_positions_change(
     name: str, golden: dict[str, Any], tmp_path: Path
 ) -> None:

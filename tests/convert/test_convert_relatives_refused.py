@@ -64,7 +64,11 @@ def golden() -> dict[str, Any]:
         (
             "phi3-long",
             {
-                "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]},
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0],
+                    "long_factor": [1],
+                },
                 "partial_rotary_factor": 0.75,
             },
             ModelFileError,
@@ -84,9 +88,21 @@ def golden() -> dict[str, Any]:
         ),
         (
             "phi3-long",
-            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 2, 3, 1e-50]}},
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1, 2, 3, 1e-50],
+                    "long_factor": [1],
+                }
+            },
             ModelFileError,
             "short_factor of positions is 1e-50 to 3; needed: what 32 bits hold",
+        ),
+        (
+            "phi3-long",
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 2, 3, 4]}},
+            ModelFileError,
+            "long_factor is missing; allowed: a list of numbers above 0",
         ),
         ("phi3", {"intermediate_size": 40}, ModelFileError, "gate_up_proj.* needed: 80 rows"),
         ("phi3", {"num_key_value_heads": 3}, ModelFileError, "a divisor of num_attention_heads 4"),

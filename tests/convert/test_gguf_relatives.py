@@ -23,6 +23,7 @@ from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedMo
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import CONVERTIBLE, ModelConfig
+from edgellama.quant.rope_choice import choice_for
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +36,23 @@ def golden() -> dict[str, Any]:
 def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     """The copy is a Llama with the logits of transformers."""
     path = write_gguf(tmp_path / "own.gguf", name, golden)
-    report = convert(path, tmp_path / "llama.gguf", type="copy")
-    notes = [note for note in report.notes if "the context is 64 tokens" in note]
-    assert len(notes) == (name == "phi3-long")
+    assert convert(path, tmp_path / "llama.gguf", type="copy").notes == ()
     with GGUFFile(tmp_path / "llama.gguf") as file:
         assert file.metadata["general.architecture"] == "llama"
         assert not any("dimension_sections" in key for key in file.metadata)
-        context = {"phi3-long": 64}.get(name, 256)
-        assert file.metadata["llama.context_length"] == context
+        assert file.metadata["llama.context_length"] == 256
     check_logits(tmp_path / "llama.gguf", name, golden)
 
 
 def check_logits(path: Path, name: str, golden: dict[str, Any]) -> None:
     """The file computes what transformers does."""
     tokens = golden[f"{name}/tokens"].tolist()
-    with GGUFFile(path) as file, Engine(file) as engine:
-        logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"), logits="all")
+    with (
+        GGUFFile(path) as file,
+        Engine(file, rope_scaling=choice_for(file, None, len(tokens))) as engine,
+    ):
+        cache = engine.new_cache(len(tokens), kv_type="f32")
+        logits = engine.forward(tokens, cache, logits="all")
     expected = golden[f"{name}/logits"]
     np.testing.assert_allclose(logits[-len(expected) :], expected, rtol=0, atol=5e-5)
 

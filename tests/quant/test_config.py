@@ -201,7 +201,12 @@ def test_required_numbers(key: str, value: Any) -> None:
         ({"rope__freq_base": "big"}, ModelFileError, "freq_base"),
         ({"rope__scaling__factor": 0.0}, ModelFileError, "factor 0.0"),
         ({"rope__scaling__factor": -2.0}, ModelFileError, "factor -2.0"),
-        ({"rope__scaling__type": "longrope"}, UnsupportedModelError, "longrope.*yarn"),
+        ({"rope__scaling__type": "su"}, UnsupportedModelError, "su.*yarn, longrope"),
+        (
+            {"rope__scaling__type": "longrope", "rope__scaling__original_context_length": 0},
+            ModelFileError,
+            "LongRoPE with original context length 0",
+        ),
         ({"rope__scaling__type": "dynamic"}, UnsupportedModelError, "dynamic.*none, linear, yarn"),
         ({"rope__scaling__yarn_ext_factor": 1.5}, ModelFileError, "extrapolation 1.5"),
         ({"rope__scaling__type": 3}, ModelFileError, "scaling.type"),

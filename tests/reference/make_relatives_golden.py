@@ -16,10 +16,10 @@ import torch
 import transformers
 
 from reference.relative_twins import TWINS, Twin
-from reference.relatives import RELATIVES, SIZES, WITH_VISION, drawn
+from reference.relatives import NUM_TOKENS, RELATIVES, SIZES, WITH_VISION, drawn
 
 GOLDEN = Path(__file__).parent.parent / "data" / "relatives_golden.npz"
-NUM_TOKENS, NUM_LOGITS = 24, 1
+USUAL_TOKENS, NUM_LOGITS = 24, 1
 
 
 def outputs(name: str, seed: int) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def outputs(name: str, seed: int) -> dict[str, Any]:
     missing = model.load_state_dict(found, strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"}
     model.tie_weights()
-    tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], NUM_TOKENS)
+    num_tokens = NUM_TOKENS.get(name, USUAL_TOKENS)
+    tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], num_tokens)
     with torch.no_grad():
         logits = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
     architecture = twin.architecture or f"{kind}ForCausalLM"
@@ -71,7 +72,7 @@ def outputs_with_vision(name: str, seed: int) -> dict[str, Any]:
     shapes = {k: list(v.shape) for k, v in model.state_dict().items() if "visual" not in k}
     weights = {k: torch.from_numpy(v.astype(np.float32)) for k, v in drawn(name, shapes).items()}
     assert not model.load_state_dict(weights, strict=False).unexpected_keys
-    tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], NUM_TOKENS)
+    tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], USUAL_TOKENS)
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(tokens)[None]).logits[0].numpy()
     named = {"architectures": [f"{WITH_VISION[name]}ForConditionalGeneration"]}

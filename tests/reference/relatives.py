@@ -152,8 +152,24 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3": ("Qwen3", {"head_dim": 12, "tie_word_embeddings": True}),
+    "phi3-longer": (
+        "Phi3",
+        {
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.25, 2.5],
+                "long_factor": [4.0, 5.0, 6.0],
+            },
+        },
+    ),
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
+
+NUM_TOKENS = {"phi3-longer": 100}
+"""Of texts that are longer than others."""
 
 WITH_VISION = {"qwen2-vl": "Qwen2VL", "qwen2.5-vl": "Qwen2_5_VL", "qwen3-vl": "Qwen3VL"}
 """The beginning of the class in transformers, of models with vision without its tensors."""

@@ -23,6 +23,7 @@ KINDS = {
     "qwen": "QWEN",
     "phi3": "PHI3",
     "phi3-long": "PHI3",
+    "phi3-longer": "PHI3",
     "exaone": "EXAONE",
     "seed-oss": "SEED_OSS",
     "pangu": "PANGU_EMBED",

@@ -81,7 +81,10 @@ def gates_at_once(gate: str, up: str, down: str) -> bool:
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """A whole model; ``output`` is ``token_embd`` where the two are tied."""
+    """A whole model; ``output`` is ``token_embd`` where the two are tied.
+
+    ``rope_freqs`` divides the frequencies of positions, whatever the tensor is called.
+    """
 
     token_embd: Matrix
     layers: tuple[LayerWeights, ...]
@@ -107,7 +110,7 @@ def load_weights(file: GGUFFile, config: ModelConfig) -> ModelWeights:
         layers=tuple(_layer(reader, f"blk.{i}.") for i in range(config.block_count)),
         output_norm=reader.vector("output_norm.weight"),
         output=reader.matrix("output") if OUTPUT in file.tensors else token_embd,
-        rope_freqs=reader.divisors(ROPE_FREQS),
+        rope_freqs=reader.divisors(config.rope.divisors or ROPE_FREQS),
     )
 
 
