@@ -168,6 +168,7 @@ def _signatures() -> Table:
         Kernel("arrange_heads"): _op("rows.heads", "arrange_heads", heads, ("epsilon",)),
         Kernel("merge_attention"): _op("attention.kernels", "merge_attention", merge),
         Kernel("scale_rows"): _op("rows.kernels", "scale_rows", (*rows, "multiple", "scales")),
+        Kernel("scale_tokens"): _op("rows.kernels", "scale_tokens", (*rows, "scales")),
         Kernel("sum_squares"): _op("rows.kernels", "sum_squares", (*rows, "sums")),
     }
     for layout in LAYOUTS:

@@ -179,9 +179,6 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
     if rope.scaling == "dynamic":
         # The file tells programs that do not know the scaling how far they get without.
         context_length = int(context_length * rope.factor)
-    if keys.number("attention.temperature_scale", 0.0):
-        # Ministral 3 sharpens attention from the second stretch of the original length on.
-        context_length = min(context_length, rope.original_context_length)
     return ModelConfig(
         vocab_size=keys.integer("vocab_size") if embedding_rows is None else embedding_rows,
         context_length=context_length,

@@ -31,7 +31,8 @@ class RopeConfig:
     and ``beta_slow`` are the rotations over the original context above which a pair is kept, and
     below which it is interpolated; ``extrapolation`` is how much of those above are kept. Of
     LongRoPE (Ding et al. 2024), ``is_long`` says whether frequencies are those of texts beyond the
-    original context, or of those within it.
+    original context, or of those within it. Queries grow by ``temperature_scale`` times the
+    logarithm of how many original contexts their position has come through, as in Ministral 3.
     """
 
     dimension_count: int
@@ -44,6 +45,7 @@ class RopeConfig:
     beta_slow: float = YARN_BETA_SLOW
     extrapolation: float = 1.0
     is_long: bool = False
+    temperature_scale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.scaling not in ROPE_SCALINGS:
@@ -61,6 +63,10 @@ class RopeConfig:
         if not self.attention_factor > 0:
             raise ModelFileError(
                 f"rope attention factor {self.attention_factor}; it must be positive"
+            )
+        if not 0 <= self.temperature_scale <= MAX_SIZE:
+            raise ModelFileError(
+                f"attention.temperature_scale is {self.temperature_scale}; it must be from 0"
             )
         self._check_scaling()
 
@@ -139,6 +145,7 @@ def read_rope(keys: ConfigKeys, head_size: int, context_length: int) -> RopeConf
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW),
         extrapolation=_extrapolation(keys),
         is_long=scaling == "longrope",
+        temperature_scale=keys.number("attention.temperature_scale", 0.0),
     )
 
 

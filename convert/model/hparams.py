@@ -117,7 +117,7 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
     rope = rope_fields(config)
     length = _context_length(config)
     scaling = read_scaling(rope, length)
-    length, limit = _limited(config, scaling, scaling.context_length(config, length))
+    length, limit = _limited(config, scaling.context_length(config, length))
     return _with_file_in_errors(
         config,
         lambda: HyperParameters(
@@ -140,9 +140,9 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
     )
 
 
-def _limited(config: Fields, scaling: RopeScaling, length: int) -> tuple[int, str | None]:
+def _limited(config: Fields, length: int) -> tuple[int, str | None]:
     """The context within which the model is a Llama, and what is other beyond it."""
-    limit = None if scaling.longest is None else SCALED_POSITIONS
+    limit: str | None = None
     for name, reason in ((SCALED_FROM, SCALED_POSITIONS), (WINDOWED_FROM, SOME_WINDOWS)):
         if config.has(name) and config.size(name) < length:
             length, limit = config.size(name), reason

@@ -18,7 +18,9 @@ from edgellama.convert.model.hparams import (
 from edgellama.convert.model.multipliers import multiplied_settings
 from edgellama.convert.model.relative import Settings
 from edgellama.convert.model.relative_windows import SLIDING, WHOLE
+from edgellama.convert.model.rope_scaling import rope_fields
 from edgellama.convert.sources.json_fields import Fields
+from edgellama.quant.config_keys import USUAL_ARCHITECTURE
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 
@@ -239,3 +241,9 @@ def pangu_settings(config: Fields) -> Settings:
             "converted; supported: openPangu Embedded"
         )
     return _NONE
+
+
+def ministral3(config: Fields) -> str:
+    """GGUF's own name for Ministral 3, by which readers know that queries grow with positions."""
+    is_growing = rope_fields(config).has("llama_4_scaling_beta")
+    return "mistral3" if is_growing else USUAL_ARCHITECTURE

@@ -181,6 +181,7 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             kind="MistralForCausalLM",
             model_type="mistral",
             defaults={"head_dim": 128, "rms_norm_eps": 1e-5, "max_position_embeddings": 262144},
+            architecture=settings.ministral3,
         ),
         "MobileLLMForCausalLM": Relative(
             "MobileLLM",

@@ -98,8 +98,8 @@ def _divisors(name: str, factors: tuple[float, ...], head_size: int) -> NDArray[
 class RopeScaling:
     """Scaling as GGUF tells it: ``kind`` is "none", "linear", "dynamic", "yarn" or "longrope".
 
-    ``stretch``: divisors of frequencies, which are tensors. ``longest``: tokens beyond which
-    positions are scaled in another way, that no key tells.
+    ``stretch``: divisors of frequencies, which are tensors. ``temperature_scale``: what queries
+    grow by, see ``quant.rope_config``.
     """
 
     kind: str = "none"
@@ -110,7 +110,7 @@ class RopeScaling:
     beta_slow: float = YARN_BETA_SLOW
     extrapolation: float = 1.0
     stretch: Llama3Scaling | LongRopeFactors | None = None
-    longest: int | None = None
+    temperature_scale: float = 0.0
 
     @property
     def is_llama3(self) -> bool:
@@ -139,6 +139,8 @@ class RopeScaling:
             items["llama.rope.scaling.yarn_beta_slow"] = metadata.number(self.beta_slow)
         if self.extrapolation != 1:
             items["llama.rope.scaling.yarn_ext_factor"] = metadata.number(self.extrapolation)
+        if self.temperature_scale:
+            items["llama.attention.temperature_scale"] = metadata.number(self.temperature_scale)
         return items
 
     def context_length(self, config: Fields, length: int) -> int:
@@ -147,8 +149,6 @@ class RopeScaling:
         Fine-tuned models often keep the length that they were pretrained with there, or have the
         other in a field of its own, as Vicuna-16k. Of dynamic scaling the file keeps the first.
         """
-        if self.longest is not None:
-            return min(length, self.longest)
         if self.kind == "yarn" and self.original_context_length == length:
             return self._scaled(config, length)
         if self.kind != "linear":
@@ -268,11 +268,10 @@ def _yarn(rope: Fields, context_length: int, slope: float) -> RopeScaling:
     if slow > fast:
         raise rope.error("beta_slow", f"up to beta_fast, {fast:g}")
     magnitude = _attention_factor(rope, factor, slope)
-    # Llama 4's way to sharpen attention begins with the second stretch of the original length.
-    is_sharpened = rope.has("llama_4_scaling_beta") and original < context_length
-    longest = original if is_sharpened else None
+    # Llama 4's way to sharpen attention, from the second stretch of the original length on.
+    growth = rope.positive("llama_4_scaling_beta") if rope.has("llama_4_scaling_beta") else 0.0
     return RopeScaling(
-        "yarn", factor, original, magnitude, fast, slow, extrapolation, longest=longest
+        "yarn", factor, original, magnitude, fast, slow, extrapolation, temperature_scale=growth
     )
 
 

@@ -172,6 +172,7 @@ _COUNTS: Mapping[str, Callable[[Op, Step], Work]] = MappingProxyType(
         "quantize": _rows(1),
         "add_bias": _rows(2),
         "arrange_heads": _heads,
+        "scale_tokens": _rows(2),
         "sum_squares": _rows(1),
     }
 )

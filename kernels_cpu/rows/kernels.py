@@ -250,6 +250,22 @@ def scale_rows():
     return kernel
 
 
+def scale_tokens():
+    """x *= scales, token by token, in place; rows padded to vectors."""
+
+    def kernel(x, x_stride, width, num_tokens, scales, counter, thread, job):
+        at_once = tokens_at_once(num_tokens)
+        num_tasks = count_tasks(num_tokens, at_once)
+        for task in tasks_of(counter, job, num_tasks):
+            for token in range(task * at_once, min((task + 1) * at_once, num_tokens)):
+                at = x + token * x_stride
+                scale = splat_f32(read_f32(scales + 4 * token), f32_zeros())
+                for i in range(0, 4 * width, 4 * lane_count()):
+                    store(at + i, mul(load_f32(at + i, scale), scale))
+
+    return kernel
+
+
 def sum_squares():
     """sums += x * x over the tokens in order; some columns a task, rows padded to vectors."""
 

@@ -169,17 +169,19 @@ def test_a_model_is_loaded_for_its_context(
     np.testing.assert_allclose(list(given.values()), expected[best], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["ministral3"])
-def test_contexts_that_end_where_positions_change(
-    name: str, golden: dict[str, Any], tmp_path: Path
-) -> None:
-    """The file is for texts up to the original length, and a note says so."""
-    report = convert(write_relative(tmp_path / "long", name, golden), tmp_path / "long.gguf")
-    assert any("the context is 64 tokens" in note for note in report.notes)
+def test_growing_queries_have_a_name(golden: dict[str, Any], tmp_path: Path) -> None:
+    """Ministral 3 has GGUF's own name, without them it is a Llama; the context is the whole one."""
+    convert(write_relative(tmp_path / "long", "ministral3", golden), tmp_path / "long.gguf")
     with GGUFFile(tmp_path / "long.gguf") as file:
-        assert file.metadata["llama.context_length"] == 64
-    short = write_relative(tmp_path / "short", name, golden, max_position_embeddings=64)
-    assert convert(short, tmp_path / "short.gguf").notes == ()
+        assert file.metadata["general.architecture"] == "mistral3"
+        assert file.metadata["mistral3.context_length"] == 256
+        assert file.metadata["mistral3.attention.temperature_scale"] == np.float32(0.1)
+    plain = json.loads(str(golden["ministral3/config"]))["rope_parameters"]
+    del plain["llama_4_scaling_beta"]
+    folder = write_relative(tmp_path / "plain", "ministral3", golden, rope_parameters=plain)
+    convert(folder, tmp_path / "plain.gguf")
+    with GGUFFile(tmp_path / "plain.gguf") as file:
+        assert file.metadata["general.architecture"] == "llama"
 
 
 @given(st.data())

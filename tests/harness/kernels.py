@@ -385,6 +385,15 @@ class KernelRunner:
              multiple=multiple, scales=padded(scales[None], 1, columns))  # fmt: skip
         return y[:, : x.shape[1]]
 
+    def scale_tokens(self, x: Array, scales: Array) -> Array:
+        """x * scales, token by token; rows are padded to vectors."""
+        columns = round_up(x.shape[1], self.tier.lanes)
+        y = self.output((len(x), columns))
+        y[:] = padded(x, len(x), columns)
+        self("scale_tokens", 2, x=y, x_stride=4 * columns, width=x.shape[1], num_tokens=len(x),
+             scales=scales)  # fmt: skip
+        return y[:, : x.shape[1]]
+
     def sum_squares(self, x: Array, added_to: float, num_threads: int = 2) -> Array:
         """What the kernel makes of sums that hold ``added_to``."""
         columns = round_up(x.shape[1], self.tier.lanes)

@@ -24,7 +24,9 @@ ONE_ROUNDING = 1.2e-7
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload([*KERNELS, "add_bias", "arrange_heads", "scale_rows", "sum_squares"])
+    runner.preload(
+        [*KERNELS, "add_bias", "arrange_heads", "scale_rows", "scale_tokens", "sum_squares"]
+    )
     yield runner
 
 
@@ -210,6 +212,14 @@ def test_scale_rows(runner: KernelRunner, width: int, multiple: int) -> None:
         expected[num_tokens:end] = 0
         y = runner.scale_rows(x, scales, num_tokens, multiple)
         np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("width", [4, 36, 96, 132])
+def test_scale_tokens(runner: KernelRunner, width: int) -> None:
+    """Each row is multiplied with its own number, bit for bit."""
+    for num_tokens in (1, 7, 133):
+        x, scales = normal(num_tokens, width), normal(1, num_tokens, seed=1)[0]
+        np.testing.assert_array_equal(runner.scale_tokens(x, scales), x * scales[:, None])
 
 
 @pytest.mark.parametrize("width", [4, 36, 96, 128, 132, 1056])

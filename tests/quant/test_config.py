@@ -201,6 +201,8 @@ def test_required_numbers(key: str, value: Any) -> None:
         ({"rope__freq_base": "big"}, ModelFileError, "freq_base"),
         ({"rope__scaling__factor": 0.0}, ModelFileError, "factor 0.0"),
         ({"rope__scaling__factor": -2.0}, ModelFileError, "factor -2.0"),
+        ({"attention__temperature_scale": -1.0}, ModelFileError, "temperature_scale is -1.0"),
+        ({"attention__temperature_scale": np.nan}, ModelFileError, "temperature_scale"),
         ({"rope__scaling__type": "su"}, UnsupportedModelError, "su.*yarn, longrope"),
         (
             {"rope__scaling__type": "longrope", "rope__scaling__original_context_length": 0},

@@ -165,10 +165,27 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "ministral3-longer": (
+        "Ministral3",
+        {
+            "head_dim": 12,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "llama_4_scaling_beta": 0.1,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        },
+    ),
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
 
-NUM_TOKENS = {"phi3-longer": 100}
+NUM_TOKENS = {"phi3-longer": 100, "ministral3-longer": 150}
 """Of texts that are longer than others."""
 
 WITH_VISION = {"qwen2-vl": "Qwen2VL", "qwen2.5-vl": "Qwen2_5_VL", "qwen3-vl": "Qwen3VL"}

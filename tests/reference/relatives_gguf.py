@@ -32,7 +32,7 @@ PLAIN = {"glm": "CHATGLM", "baichuan": "BAICHUAN"}
 MULTIPLIED = {"granite": "GRANITE", "granite-tied": "GRANITE", "minicpm": "MINICPM"}
 HALF_SPLIT = {"qwen3": "QWEN3", "qwen3-vl": "QWEN3VL"}
 """Which run as they are, as do those of ``KINDS`` that need no more than another order."""
-RUN = {"ministral3": "MISTRAL3", **HALF_SPLIT}
+RUN = {"ministral3": "MISTRAL3", "ministral3-longer": "MISTRAL3", **HALF_SPLIT}
 OTHER_NAMES = {
     "num_hidden_layers": "num_layers",
     "rms_norm_eps": "layer_norm_epsilon",

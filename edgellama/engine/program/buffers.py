@@ -123,6 +123,7 @@ class StepBuffers:
         width = config.embedding_length
         self.token_ids = np.zeros(self._tokens, np.int32)
         self.cos_sin = reserve_floats(self._tokens, row_numbers)
+        self.query_scales = np.ones(self._tokens, np.float32)
         self.residual = self._rows(reserve(self._num_bytes(width)), width)
         self._reserve_rows_of_layers(config)
         self.scratch_bytes = self._scratch_bytes(config)

@@ -127,7 +127,7 @@ class LlamaProgram:
         yield from write(kind.attending, index, self.config.rotated_pairs(number))
 
     def _arranged(self, number: int, is_only_stored: bool) -> Iterator[Op]:
-        """Norms of queries and keys, and their elements in the order of a Llama."""
+        """Norms of queries and keys, their elements in the order of a Llama, growing queries."""
         config, b, layer = self.config, self.buffers, self.weights.layers[number]
         num_pairs = config.rotated_pairs(number) if config.is_half_split else 0
         heads = [
@@ -137,6 +137,8 @@ class LlamaProgram:
         if num_pairs or config.has_head_norms:
             for rows, num_heads, norm in heads:
                 yield self._rows.arrange(rows, num_heads, norm, num_pairs, rows is b.key)
+        if config.rope.temperature_scale and not is_only_stored:
+            yield self._rows.scale_tokens(b.query)
 
     def _rest(self, batch: Batch, number: int) -> Iterator[Op | Call]:
         """A layer from its attention on."""

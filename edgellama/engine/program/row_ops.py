@@ -96,6 +96,17 @@ class RowOps:
         }
         return Op(Kernel("arrange_heads"), arguments, barrier)
 
+    def scale_tokens(self, rows: Rows) -> Op:
+        """Rows times ``buffers.query_scales``."""
+        arguments: Arguments = {
+            "x": rows.address,
+            "x_stride": rows.stride,
+            "width": rows.width,
+            "num_tokens": NUM_TOKENS,
+            "scales": int(self.buffers.query_scales.ctypes.data),
+        }
+        return Op(Kernel("scale_tokens"), arguments)
+
     def _layout(self, batch: Batch, users: Sequence[Matrix]) -> str:
         """Of ``signatures.LAYOUTS``."""
         is_quantized = any(user.is_quantized for user in users)

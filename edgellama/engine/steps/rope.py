@@ -73,6 +73,14 @@ class RopeTable:
             ]
             position += count
 
+    def fill_query_scales(
+        self, scales: npt.NDArray[np.float32], position: int, num_tokens: int
+    ) -> None:
+        """Write what queries of ``num_tokens`` tokens from ``position`` on are multiplied with."""
+        config = self._config
+        contexts = np.arange(position, position + num_tokens) // config.original_context_length
+        scales[:num_tokens] = 1.0 + config.temperature_scale * np.log1p(contexts)
+
     def _block(self, number: int) -> npt.NDArray[np.float32]:
         """Rows of ``BLOCK`` positions; the blocks used last are kept."""
         block = self._blocks.pop(number, None)

@@ -183,7 +183,7 @@ class StepRunner:
         self.buffers.token_ids[0] = token
         if rows is not None:
             self._residual[:1] = rows
-        self._rope.fill(self.buffers.cos_sin[:1], position, 1, cache.prompt_length)
+        self._fill_positions(0, position, 1, cache.prompt_length)
         self._table.move_first(position)
         if not isinstance(cache.layout, PageLayout):
             self._card.move_first(position)
@@ -279,14 +279,16 @@ class StepRunner:
             if segment.rows is not None:
                 width = self._config.embedding_length
                 self.buffers.residual.array[row:end, :width] = segment.rows
-            self._rope.fill(
-                self.buffers.cos_sin[row:end],
-                segment.position,
-                segment.num_tokens,
-                segment.cache.prompt_length,
-            )
+            length = segment.cache.prompt_length
+            self._fill_positions(row, segment.position, segment.num_tokens, length)
             row = end
         return row
+
+    def _fill_positions(self, row: int, position: int, num_tokens: int, prompt_length: int) -> None:
+        """What depends on the positions of a segment, whose rows begin at ``row``."""
+        self._rope.fill(self.buffers.cos_sin[row:], position, num_tokens, prompt_length)
+        if self._config.rope.temperature_scale:
+            self._rope.fill_query_scales(self.buffers.query_scales[row:], position, num_tokens)
 
     def _settle(self) -> None:
         """Let a card finish a cancelled step, before its buffers are used again."""
