@@ -71,6 +71,16 @@ def test_half_split_files_run_as_they_are(
         assert file.metadata["general.architecture"] == expected
 
 
+@pytest.mark.parametrize("name", ["qwen3", "ministral3-longer"])
+def test_one_token_at_a_time(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    """The last token's logits are those of transformers if each has a step of its own, too."""
+    path = write_gguf(tmp_path / "own.gguf", name, golden)
+    with GGUFFile(path) as file, Engine(file) as engine:
+        cache = engine.new_cache(kv_type="f32")
+        rows = [engine.forward([token], cache) for token in golden[f"{name}/tokens"].tolist()]
+    np.testing.assert_allclose(rows[-1], golden[f"{name}/logits"][-1:], rtol=0, atol=5e-5)
+
+
 def test_qwen3_without_its_norms(golden: dict[str, Any], tmp_path: Path) -> None:
     """A file that lacks a norm of queries is refused, and names it."""
     path = write_gguf(tmp_path / "own.gguf", "qwen2", golden, architecture="QWEN3")
