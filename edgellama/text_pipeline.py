@@ -199,7 +199,7 @@ class TextGenerationPipeline:
         ending = [stop] if isinstance(stop, int) else []
         if request.gives == "tokens":
             return {"generated_token_ids": [*prompt["prompt"], *result.tokens, *ending]}
-        # What ended the text belongs to it there.
+        # transformers counts the stop that ended a text as a part of it.
         decode = self.tokenizer.decode
         text += stop if isinstance(stop, str) else decode(ending, continuation=True)
         if request.gives == "new text":
@@ -295,7 +295,7 @@ def _loaded(model: str | PathLike[str], arguments: Mapping[str, Any]) -> Llama:
     try:
         return Llama(model, **arguments)
     except ModelNotFoundError:
-        # A repository's name alone, as that pipeline takes it.
+        # transformers takes the name of a repository on the hub without a prefix.
         if isinstance(model, str) and model.count("/") == 1 and ":" not in model:
             return Llama(f"hf:{model}", **arguments)
         raise

@@ -26,7 +26,7 @@ def given_array(value: object) -> npt.NDArray[Any] | None:
         return value
     if isinstance(value, memoryview):
         return np.asarray(value) if value.itemsize > 1 else None
-    # Classes have the methods of their objects.
+    # A class has the same methods as its objects, but is no array.
     if isinstance(value, type) or not any(hasattr(value, name) for name in _PROTOCOLS):
         return None
     detach = getattr(value, "detach", None)

@@ -109,7 +109,8 @@ def give_back(mapping: mmap.mmap, num_bytes: int) -> None:
     """
     if hasattr(mmap, "MADV_DONTNEED") and (whole_pages := num_bytes & -mmap.PAGESIZE):
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
-            # Or they would come back in one large page with what lies behind them.
+            # Without this they would come back in one huge page, together with what lies behind
+            # them.
             with contextlib.suppress(OSError):
                 mapping.madvise(mmap.MADV_NOHUGEPAGE, 0, whole_pages)
         mapping.madvise(mmap.MADV_DONTNEED, 0, whole_pages)

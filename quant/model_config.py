@@ -177,7 +177,7 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
     context_length = keys.integer("context_length")
     rope = read_rope(keys, head_size, context_length)
     if rope.scaling == "dynamic":
-        # The file tells programs that do not know the scaling how far they get without.
+        # The file gives the context without scaling, for programs that do not know it.
         context_length = int(context_length * rope.factor)
     return ModelConfig(
         vocab_size=keys.integer("vocab_size") if embedding_rows is None else embedding_rows,

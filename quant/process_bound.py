@@ -40,8 +40,8 @@ class ForkCalls:
 
     def add(self, method: Callable[[], None]) -> None:
         """Have a bound method called first in each process that is forked from this one."""
-        # Those of objects that are gone leave with the next one; weakref's own callbacks may come
-        # in the middle of anything.
+        # Methods of objects that are gone are removed here: a callback of weakref could come in the
+        # middle of anything.
         for reference in self._methods.copy():
             if reference() is None:
                 with contextlib.suppress(ValueError):  # by another thread

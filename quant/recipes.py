@@ -156,7 +156,8 @@ _TABLE = (
     Recipe("q5_k_s", 16, "Q5_K", 0.0172),
     Recipe("q5_k_m", 17, "Q5_K", 0.0111, _MORE_BITS),
     Recipe("q6_k", 18, "Q6_K", 0.0057),
-    # Published with importance matrices only; without, just behind q4_k_s.
+    # Published files of these types are made with importance matrices; made without, they are just
+    # behind q4_k_s.
     Recipe("iq4_nl", 25, "IQ4_NL", 0.0480, _IQ4),
     Recipe("iq4_xs", 30, "IQ4_XS", 0.0490, _IQ4),
 )

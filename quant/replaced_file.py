@@ -47,8 +47,8 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
             raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
         raise
     finally:
-        # Nothing is called before, where a second Ctrl-C could come. OSError: it is gone, or a file
-        # system that is read-only refuses it for no file, too.
+        # Nothing is called before this, because a second Ctrl-C could come there. OSError: the file
+        # is gone, or the file system is read-only, which refuses even where no file is.
         try:  # noqa: SIM105
             os.unlink(name)
         except OSError:

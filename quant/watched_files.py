@@ -34,7 +34,7 @@ class WatchedFiles:
         """
         number = 0
         try:
-            # Each step asks, when little of this is in the caches: no call more than needed.
+            # Each step asks, with none of this in the processor's caches, so calls are kept few.
             for number, descriptor in self._descriptors:
                 status = os.fstat(descriptor)
                 stamp = status.st_size, status.st_mtime_ns

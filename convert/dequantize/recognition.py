@@ -181,7 +181,8 @@ class _Expansion:
                     f"{shown(stored.name)} is not of int8 or FP8; supported: {CONVERTED}, so "
                     f"{WITH_TRANSFORMERS}"
                 )
-            # What is left beside plain weights is of an earlier state.
+            # Parts of a quantized matrix beside its plain weights were left by an earlier state of
+            # the file.
             rest = {name: t for name, t in rest.items() if name not in _LEFTOVERS}
             weight = None
         if weight is not None:

@@ -56,7 +56,7 @@ def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
         linear_class=_text(found.get("linear_class")),
         packed_bits=_packed_bits(found),
         adaptor_scale=adaptors.positive("scale") if adaptors else None,
-        # Of Meta's releases those without adaptors are SpinQuant's.
+        # Meta has released Llamas with adaptors and others that SpinQuant made, which have none.
         is_rotated=bool(meta) and meta.flag("spinquant", not adaptors),
     )
 

@@ -18,7 +18,7 @@ from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import ModelFileError
 
 MAX_CARD_LINES = 2000
-# Of the model card; one line each, so that no parser of YAML is needed.
+# Keys of the model card. Each has one line there, so that no parser of YAML is needed.
 _CARD_KEYS = {
     "license": "general.license",
     "license_name": "general.license.name",

@@ -28,7 +28,7 @@ _LOGITS, _ATTENTION = "logit_scale", "attention.scale"
 _EPSILON, _MAGNITUDE = "attention.layer_norm_rms_epsilon", "rope.scaling.attn_factor"
 _ROTATED, _IS_ROTATED = "rope.dimension_count", "rope.scaling.finetuned"
 _LAST_NORM = "output_norm.weight"
-# What MiniCPM's files leave out that are older than the keys, as its first models have it.
+# Multipliers of MiniCPM's first models, for files that are older than the keys for them.
 _MINICPM_EMBEDDING, _MINICPM_DEPTH, _MINICPM_WIDTH = 12.0, 1.4, 256
 
 

@@ -60,7 +60,8 @@ class Relative:
 
     def own_config(self, config: Fields) -> Fields:
         """The architecture's configuration, with what it takes for granted."""
-        # What is null has a meaning of its own where there is a default.
+        # A null is kept where the architecture has a default: it then means something else than
+        # that.
         null = {name: None for name in self.defaults if name in config.values}
         given = {name: value for name, value in config.values.items() if value is not None}
         return Fields({**self.defaults, **null, **given}, config.source, config.prefix)
@@ -75,7 +76,7 @@ class Relative:
         """The tensors of the Llama. Raises ModelFileError, and what ``settings`` does."""
         kept = {name: tensor for name, tensor in tensors.items() if not self._is_left_out(name)}
         plain = {without_inner_wrappers(name): tensor for name, tensor in kept.items()}
-        # Where two names are one, the layout tells of them.
+        # Names that are one without their wrappers stay apart, so that the layout can report them.
         named = plain if len(plain) == len(kept) else kept
         return self.rewritten(named, self.llama_config(config))
 

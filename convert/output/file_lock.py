@@ -14,7 +14,7 @@ def try_lock(descriptor: int) -> bool:
     if sys.platform == "win32":
         import msvcrt
 
-        # Bytes that are locked cannot be read there, so lock one far past the end.
+        # Windows lets nobody read a locked byte, so lock one far past the end.
         os.lseek(descriptor, 1 << 40, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

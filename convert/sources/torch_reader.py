@@ -46,10 +46,10 @@ _ELEMENT_TYPES: Mapping[str, str] = MappingProxyType(
     | {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0"}
     | {"float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ"}
 )
-# Under which keys training programs put the state_dict among other things.
+# Training programs save other things beside the state_dict, and put it under one of these keys.
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 _MAX_WRAPPERS = 3
-# Of pickles that hold a tuple or name something first: torch writes none, exploits do.
+# How pickles begin that hold a tuple or name something first: torch writes none, exploits do.
 _PICKLE_STARTS = (b"\x80", b"(", b"c")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001

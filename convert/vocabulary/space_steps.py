@@ -18,9 +18,9 @@ from edgellama.quant.vocabulary.space_rules import ALWAYS, FIRST, NEVER, SCHEMES
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}"
 MAX_DEPTH = 8
-# How transformers 5 writes what sentencepiece does with spaces at the ends and in runs.
+# Steps by which transformers 5 says what sentencepiece does with spaces at the ends and in runs.
 _REMOVALS = {r"\A +| +\z": "", " {2,}": " "}
-# And that a text which begins with a space gets one more, unlike Metaspace's.
+# The step by which a text that begins with a space gets one more, which Metaspace does not give.
 _DOUBLED = (r"\A" + SPACE_SYMBOL, 2 * SPACE_SYMBOL)
 
 

@@ -40,7 +40,8 @@ _SPELLINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 _DIGITS = {True: DIGIT, False: r"\p{N}+"}
-# Its last step parts digits, which is the same where no token has two of them.
+# The last pattern of DeepSeek LLM parts digits. Where no token has two of them, it parts the same
+# as DIGIT.
 _DEEPSEEK_LLM = (*SPLIT_RULES["deepseek-llm"].patterns[:-1], DIGIT)
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 ROLES: Mapping[str, str] = MappingProxyType(
     {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 )
-# Whose objects build their steps from tokenizer_config.json, whatever tokenizer.json says.
+# Classes of transformers that build their steps from tokenizer_config.json, whatever tokenizer.json
+# says.
 LLAMA_CLASSES = ("LlamaTokenizer", "CodeLlamaTokenizer")
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
 # Tokens that are found by their text, whoever declares them; "eot" ends a turn, "eom" a message.

@@ -29,7 +29,7 @@ ADDED_SCORE = -1000.0
 MAX_TOKENS = 1 << 24
 _log = logging.getLogger(__name__)
 
-# What a tokenizer may hold more of than the model has rows: text never becomes one of these.
+# A tokenizer may have more tokens of these types than the model has rows: text never becomes one.
 _DROPPABLE = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED)
 
 

@@ -36,7 +36,7 @@ from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, Unsup
 _log = logging.getLogger(__name__)
 MODEL_FILE, FAST_FILE, TEKKEN_FILE = "tokenizer.model", "tokenizer.json", "tekken.json"
 QWEN_FILE = "qwen.tiktoken"
-# Under the names of versions in Mistral's own folders.
+# Mistral's own folders name the file with its version; the newest comes first.
 MODEL_FILES = (MODEL_FILE, "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1")
 
 

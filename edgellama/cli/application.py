@@ -123,7 +123,8 @@ class LazyGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except click.UsageError as error:
-            # The parser of a command's words does not know whose they are.
+            # Click's parser does not name the command in an error about its words, so it is named
+            # here.
             if error.ctx is None and (name := ctx.invoked_subcommand):
                 error.ctx = click.Context(click.Command(name), parent=ctx, info_name=name)
             raise
@@ -215,7 +216,8 @@ def _describe(error: Exception) -> str:
         from edgellama.quant.replaced_file import WRITE_ERRORS
 
         text = system_error_text(error)
-        # All files are named (named_writes); what has no name is a standard stream.
+        # Errors of files name them (named_writes); an error without a name is about a standard
+        # stream.
         is_output = error.filename is None and error.errno in WRITE_ERRORS
         return f"standard output: {text}" if is_output else text
     if isinstance(error, MemoryError):

@@ -40,7 +40,7 @@ def read_machines(text: str) -> list[ClusterMachine]:
 
     ``NAME*4`` are four equal ones. Raises InvalidOptionError, OSError.
     """
-    # False for names that no file can have, too.
+    # isfile says False, too, for names that no file can have.
     is_file = os.path.isfile(text)
     if ":" not in text or is_file:
         if not is_file:

@@ -119,7 +119,7 @@ class RayStage:
         """Wait for the actor that Ray has started again, or make another one."""
         self._hang_up()
         if self._is_silent:
-            # It may wake up at any time, as one that nobody asks any more.
+            # A silent actor may wake up at any time; killed, it does nothing then.
             self._ray.kill(self._actor)
             self._actor, self._is_silent = self._new_actor(), False
         try:

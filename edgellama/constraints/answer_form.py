@@ -25,7 +25,7 @@ JSON_STYLE = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
-    # What can be written in one way only cannot stand for a name that is taken already.
+    # With one spelling for each character, a name that is taken cannot come again in another one.
     "json_allowed_escapes": 'nrbtf\\"',
 }
 """On one line, as Python's json writes it: a model cannot lose itself in white space."""

@@ -36,7 +36,7 @@ class TypedSchema(NamedTuple):
         for _, inner in subschemas(copy):
             if "properties" in inner:
                 inner.setdefault("additionalProperties", False)
-            # A set, which the class makes of any list.
+            # uniqueItems stands for a set, which the class makes of any list.
             inner.pop("uniqueItems", None)
             if inner.get("type") in ("integer", "number"):
                 _limit(inner)
@@ -114,7 +114,7 @@ def _pydantic(kind: Any) -> TypedSchema:
         """Says more of what pydantic can read than it says itself."""
 
         def field_title_should_be_set(self, schema: Any) -> bool:
-            # A field's name again, in capitals.
+            # A field's title would be its name again, in capitals.
             return False
 
         def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _pydantic(kind: Any) -> TypedSchema:
                 name: schema.get(name) for name in ("multiple_of", "le", "ge", "lt", "gt")
             }
             given: Any = {name: float(x) for name, x in limits.items() if x is not None}
-            # Not the text that it may be, too, which no pattern holds to digits.
+            # A Decimal may also be a text, but no pattern holds that to so many digits.
             return self.float_schema(core_schema.float_schema(**given))
 
         def dict_schema(self, schema: core_schema.DictSchema) -> dict[str, Any]:

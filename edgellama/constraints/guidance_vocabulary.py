@@ -31,12 +31,12 @@ class GuidanceVocabulary:
         control = {token for token in range(self.size) if own.is_control(token)}
         tokens = [own.token_bytes(token, skip_special=False) for token in range(self.size)]
         if not ends:
-            # llguidance must be told of one: it lies behind those that a model can choose.
+            # llguidance needs an end token: this one lies behind those that a model can choose.
             ends = [self.size]
             tokens.append(b"<end>")
         described = _Described(tokens, sorted(control.union(ends)), ends[0], own)
         self.tokenizer: Any = module.LLTokenizer(described, n_vocab=len(tokens), eos_token=ends)
-        # It has a trie of its own now.
+        # llguidance has put the bytes of all tokens into a trie of its own.
         tokens.clear()
 
     def bytes_of(self, tokens: list[int]) -> bytes:
@@ -104,7 +104,7 @@ class _Described:
         own = self._own()
         if own is None:
             return []
-        # Inside a text no space goes before it.
+        # Inside a text the tokenizer must put no space before the piece.
         tokens = own.encode_stretch(Stretch(text, is_first=False, has_prefix=True))
         data = text.encode()
         if b"".join(map(own.token_bytes, tokens)) == data:

@@ -40,7 +40,7 @@ def _are_named_schemas(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
-    # A whole number that no float equals would be compared with another one.
+    # llguidance compares floats: a whole number that no float equals would become another one.
     return abs(value) <= LARGEST_NUMBER and value == float(value)
 
 

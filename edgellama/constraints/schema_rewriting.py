@@ -31,7 +31,7 @@ def rewrite(schema: JsonObject, resolved: Callable[[Any], Any]) -> None:
     if schema.get("uniqueItems") is False:
         del schema["uniqueItems"]
     if schema.pop("nullable", False) and "type" in schema:
-        # OpenAPI's word.
+        # nullable is OpenAPI's word for a type beside which null is allowed.
         kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         schema["type"] = list(dict.fromkeys([*kinds, "null"]))
     if schema.get("pattern") == _DECIMAL_PATTERN:

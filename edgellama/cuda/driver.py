@@ -22,10 +22,11 @@ from edgellama.quant.errors import CudaError, CudaLostError, CudaMemoryError
 LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "linux": (
-            # Of Windows Subsystem for Linux, before one of Linux that does not work there.
+            # The library of Windows Subsystem for Linux: a Linux driver beside it does not work
+            # there.
             "/usr/lib/wsl/lib/libcuda.so.1",
             "libcuda.so.1",
-            # Of NixOS, and of nodes of Kubernetes, where the loader need not look.
+            # Where NixOS and nodes of Kubernetes have it, which the loader need not search.
             "/run/opengl-driver/lib/libcuda.so.1",
             "/usr/local/nvidia/lib64/libcuda.so.1",
         ),
@@ -144,7 +145,8 @@ class Driver:
             try:
                 library = ctypes.CDLL(name)
             except OSError as error:
-                # It may be there and be damaged: images of containers often have an empty one.
+                # A library that is there may be damaged: images of containers often have an empty
+                # one.
                 if "No such file" not in str(error) and sys.platform != "win32":
                     reason = str(error)
                 continue

@@ -69,7 +69,7 @@ class Engine(LocalEngine):
         started = perf_counter()
         is_one = isinstance(tokens, list) and len(tokens) == 1
         if is_one and logits in ("last", 1) and rows is None and progress is None:
-            # It is one of this engine's own, or no step of it was the last.
+            # run_next does nothing for a cache that was not in this engine's last step.
             repeated = self._steps.run_next(tokens[0], cache, cancelled, self.scheduler)  # type: ignore[arg-type]
             if repeated is not None:
                 self.scheduler.costs.note_alone(1, perf_counter() - started)

@@ -239,7 +239,7 @@ class LocalEngine(TextEngine):
 
         self.scheduler.refuse_within_a_step()
         self.scheduler.exclusively(unload)
-        # Others' steps do not wait for it.
+        # The heap is given back outside of the lock, so that steps of others need not wait.
         return_free_heap()
 
     @property

@@ -40,7 +40,7 @@ class InputSquares:
         source, names = site.rows, tuple(matrix.name for matrix in site.matrices)
         sums = self._step_sums.get(names[0])
         if sums is None:
-            # As long as the padded rows, so that the kernel may take whole vectors.
+            # Sums are as long as the padded rows, so that the kernel may read whole vectors.
             sums = self._step_sums[names[0]] = reserve_floats(1, source.array.shape[1])[0]
             self._totals[names[0]] = np.zeros(source.width)
             self._names[names[0]] = names

@@ -33,7 +33,8 @@ for package, text in ((PACKAGE, source_hash()), (CARD, card_source_hash())):
 # Each folder by itself: in a checkout three of them are links, which nothing walks into.
 for package in ("edgellama", "edgellama.quant", "edgellama.convert", PACKAGE):
     datas += collect_data_files(package)
-# All by name. Without Numba kernels are of no use, but PyInstaller must see when they change.
+# Kernel modules are listed by name. An application without Numba does not import them, but
+# PyInstaller must see when they change.
 hiddenimports = ["regex", f"{CARD}.ptx_target", *sorted(MODULES | CARD_MODULES)]
 excludedimports: list[str] = []
 

@@ -81,7 +81,7 @@ class Sampler:
             stages = {name: stage for name, stage in stages.items() if name in WEAKENING}
         head, tail = (stages, {}) if self._mirostat else _split(stages, options)
         self._head, self._tail = list(head.values()), list(tail.values())
-        # Division comes with the draw, which takes the largest logit off first.
+        # The draw divides by the temperature, after it has subtracted the largest logit.
         self._last_temperature = 1.0
         if "temperature" in tail:
             self._tail.pop()

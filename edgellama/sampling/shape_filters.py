@@ -41,7 +41,7 @@ def keep_typical(logits: Logits, mass: float) -> Indices:
     while num_tried < len(logits):
         edge = np.partition(atypicality, num_tried)[num_tried]
         nearest = np.flatnonzero(atypicality <= edge)
-        # Summed up in another order, it must reach the mass beyond doubt.
+        # The final sum adds up in another order, so this one must exceed the mass beyond rounding.
         if chances[nearest].sum() > mass + MASS_DOUBT:
             candidates = nearest
             break
@@ -115,7 +115,7 @@ def _zipf_count(exponent: float, limit_bits: float, size: int) -> int:
     if exponent <= 0:
         return size
     with np.errstate(all="ignore"):
-        # At an exponent of 1 the quotient's limit.
+        # 1 / log(size) is the limit of the quotient at an exponent of 1.
         scale = excess / -np.expm1(-excess * math.log(size)) if excess else 1 / math.log(size)
         count = np.power(scale * np.exp2(np.float64(limit_bits)), 1 / exponent)
     return size if not count < size else max(1, int(count))

@@ -73,7 +73,7 @@ def _penalties(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
 
 def _dry(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
     multiplier, base = float(options.dry_multiplier), float(options.dry_base)
-    # No history is longer, and whole numbers beyond are no floats.
+    # No history is longer than 2^53, and not all whole numbers beyond are floats.
     allowed_length, last_n = min(int(options.dry_allowed_length), 1 << 53), int(options.dry_last_n)
     if multiplier == 0 or last_n == 0:
         return None

@@ -83,7 +83,7 @@ _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
     (TokenizerError, 400, "invalid_value"),
     (UnsupportedModelError, 400, "unsupported_model"),
     (DownloadError, 502, "download_failed"),
-    # Whoever cancels in another way has left, or is told why before this.
+    # A client who cancels otherwise has left, or gets another error before this one.
     (GenerationCancelled, 408, "timeout"),
     (CacheError, 507, "storage"),
     (MemoryError, 503, "out_of_memory"),

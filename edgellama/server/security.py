@@ -131,7 +131,7 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         presented = given.encode("utf-8", "replace")
-        # All are compared, so that which of them fits takes no other time.
+        # All keys are compared, so that the time does not tell which of them fits.
         num_fitting = sum(hmac.compare_digest(presented, key) for key in self._keys)
         if not num_fitting:
             raise RequestError(

@@ -28,7 +28,7 @@ TEMPLATE_KEY = "tokenizer.chat_template"
 TOOL_USE_KEY = f"{TEMPLATE_KEY}.tool_use"
 THINKING_VARIABLES = ("enable_thinking", "thinking")
 """What templates call the choice whether their model thinks."""
-# Templates that look at the type of something, which may be a part of a message.
+# Matches templates that look at a type, which may be that of a part of a message.
 _TYPE = r"""["']type["']|\.type\b"""
 _PROBE = "edgellama asks"
 

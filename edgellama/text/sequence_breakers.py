@@ -23,7 +23,7 @@ class SequenceBreakers:
         self._tokenizer = tokenizer
         self._parts = [text.encode("utf-8", "replace") for text in texts]
         longer = [text for text in texts if len(text.encode("utf-8", "replace")) > 1]
-        # After a letter, because a first token may be spelt differently.
+        # The breaker is encoded after a letter, because a first token may be spelt differently.
         last = [tokenizer.encode(f"a{text}", add_bos=False)[-1] for text in longer]
         self._known: dict[int, bool] = dict.fromkeys(last, True)
 

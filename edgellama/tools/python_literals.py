@@ -66,7 +66,7 @@ def _first_expression(text: str) -> tuple[ast.expr, str] | None:
     if found is None:
         return None
     pieces, end = found
-    # Names that Python would not take have others while it reads them.
+    # Names that are no identifiers in Python get others while Python reads the call.
     names = {f"_{place}": piece for place, piece in enumerate(pieces) if is_readable_name(piece)}
     read = [
         f"_{place}" if f"_{place}" in names else _ESCAPE.sub(_known_escape, piece)

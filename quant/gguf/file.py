@@ -50,7 +50,7 @@ class GGUFFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        # What it was opened by, for reopen: the folder may be changed meanwhile.
+        # The absolute path is for ``reopen``: the working folder may change meanwhile.
         self._opened = given_path("path", path).absolute()
         parts = _read_parts(Path(path))
         first = parts[0]
@@ -64,7 +64,7 @@ class GGUFFile:
         self._tensors: Mapping[str, Tensor] | None = None
         self._mappings: tuple[FileMapping, ...] = ()
         self._open(parts)
-        # Taken by the first who watches, and compared by ``reopen``.
+        # Samples are taken when the file is first watched, and compared by ``reopen``.
         self._samples: list[list[bytes]] | None = None
 
     @property

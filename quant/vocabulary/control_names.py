@@ -60,7 +60,7 @@ def control_by_name(
     changed = bytearray(types)
     for name in _NAMES:
         places = list(index.places(name))
-        # Where one of that name is a control token, files type them as they should.
+        # A file that types one token of that name as control types all of them rightly.
         if not places or any(types[token] == control for token in places):
             continue
         token = places[-1]

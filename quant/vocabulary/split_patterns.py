@@ -56,7 +56,7 @@ GPT4O = "|".join(
 )
 BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 BEFORE_THREES = r"(?=(?:\d{3})+(?!\d))"
-# Published with \b, which libraries understand differently.
+# The published pattern has \b, which libraries understand differently.
 THREES_TO_WORD_END = r"\d{1,3}(?=(?:\d{3})*(?![\p{L}\p{M}\p{N}\p{Pc}]))"
 _QWEN35 = "|".join(
     (

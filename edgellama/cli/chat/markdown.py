@@ -36,7 +36,7 @@ def split_blocks(text: str) -> list[str]:
     parts = ["\n".join(lines[start:end]) for start, end in pairwise(cuts)]
     blocks = [part for part in parts if part.strip()]
     if len(blocks) > 1 and _MARK.fullmatch(blocks[-1]):
-        # It may yet turn out to carry on the block before it, such as the 2 of a list's 2nd item.
+        # A mark alone may yet carry on the block before it, such as the 2 of a list's second item.
         blocks[-2:] = ["\n".join(blocks[-2:])]
     return blocks
 

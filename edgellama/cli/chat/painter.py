@@ -74,7 +74,7 @@ class Painter:
         new = (line.text + ERASE_LINE_END for line in lines[first:])
         erase = ERASE_BELOW if len(lines) < len(old) else ""
         if first >= len(lines):
-            # Nothing is left from ``first`` on: the cursor goes back behind the line before it.
+            # No line is left from ``first`` on: the cursor goes back behind the line before.
             back = f"\x1b[A\x1b[{lines[-1].num_columns + 1}G" if lines else ""
             return move + erase + back
         return move + "\r\n".join(new) + erase

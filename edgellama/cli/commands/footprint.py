@@ -125,7 +125,7 @@ def command(
     attention = take_attention(options | {"attention": options["attention"] or "cpu"})
     found = None
     if measured:
-        # Before anything large is imported here: what two processes share counts half in PSS.
+        # The measured process comes before large imports here: PSS counts what both share half.
         single = _single(types, kv_types, context_lengths)
         found = _measure(model, single, num_threads, draft, adapters, attention)
         kv_types, context_lengths = (found[1],), (found[0].num_tokens,)

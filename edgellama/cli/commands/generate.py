@@ -174,7 +174,7 @@ def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
 
         print(json.dumps(_figures(result, first_token_s)))
         return
-    # Where somebody may read both as one text, the figures begin on a line of their own.
+    # Where text and figures go to one terminal, the figures begin on a line of their own.
     is_one_text = sys.stdout.isatty() or not sys.stderr.isatty()
     if is_one_text and result.text and not result.text.endswith("\n"):
         print(flush=True)

@@ -93,7 +93,7 @@ def command(
     with ExitStack() as stack:
         how = {"num_threads": num_threads, "kv_type": kv_type, "attention": attention}
         opened = [_open(stack, path, how) for path in paths[:1]]
-        # What is compared with loses nothing to the types of keys and values.
+        # Keys and values of the base are of a type that loses nothing worth measuring.
         opened += [_open(stack, path, how | {"kv_type": BASE_KV_TYPE}) for path in paths[1:]]
         chunks = cut_text(opened[0][1], text, chunk_tokens)[:max_chunks]
         engines = [engine for engine, _ in opened]

@@ -84,7 +84,7 @@ def command(
         loaded = load_adapters(llama.load_adapter, adapters)
         texts = list(lines.read())
         with step_progress("reading documents") as report:
-            # Awaited, since Ctrl-C ends what is awaited at any moment.
+            # The ranking is awaited, because Ctrl-C ends an awaited call at any moment.
             ranked = asyncio.run(
                 llama.rerank_async(
                     query,

@@ -63,7 +63,7 @@ def find_outline(name: str) -> OutlineSource:
             raise ModelNotFoundError(
                 f"no file, no model and no published size called {name!r}; did you mean {meant}?"
             ) from None
-        # A guess is enough; without one, all that there is.
+        # An error that guesses a name needs no list of sizes.
         sizes = "" if "did you mean" in str(error) else f"; sizes: {', '.join(MODEL_PRESETS)}"
         raise ModelNotFoundError(f"{error.in_terminal}{sizes}") from None
     with GGUFFile(path) as file:

@@ -37,7 +37,7 @@ class Named(click.ParamType[str]):
         """The names that begin so."""
         from click.shell_completion import CompletionItem
 
-        # Paths go first: bash drops what it was told before.
+        # Paths go first, because bash drops all completions that come before one of a path.
         paths: list[CompletionItem[Any]] = (
             [CompletionItem(incomplete, type="file")] if self.with_paths else []
         )

@@ -105,7 +105,8 @@ def _candidates(
     """Boxes around a dot, the nearest first, each with its distance; to the right goes first."""
     for distance in DISTANCES_POINTS:
         for step in range(NUM_DIRECTIONS):
-            # To and fro from the right: 0, 1, -1, 2, -2 ...
+            # Labels are tried to the right first, then above and below in turns: 0, 1, -1, 2, -2
+            # ...
             turn = (step + 1) // 2 * (1 if step % 2 else -1)
             angle = 2 * math.pi * turn / NUM_DIRECTIONS
             reach = radius + GAP_POINTS + distance

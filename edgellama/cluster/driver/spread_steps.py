@@ -62,7 +62,7 @@ class SpreadSteps:
         try:
             answers = self._pipeline.run(parts, cancelled)
         except BaseException as error:
-            # Calls may be on their way still.
+            # Calls may still be on their way to stages, so the sequences get new numbers there.
             for sequence in sequences:
                 sequence.renew()
             if isinstance(error, HookFailedError):
@@ -87,7 +87,7 @@ class SpreadSteps:
         try:
             found = self._pipeline.run_next(given)
         except BaseException:
-            # It may be on its way still.
+            # The call may still be on its way to stages, so the sequence gets a new number there.
             sequence.renew()
             raise
         if found is None:

@@ -230,7 +230,8 @@ class Stage:
                 return Behind(call.sequence, 0)
             cache = self._held.hold(call.sequence, self._engine.new_cache(is_passing=True))
         if call.adapters or cache.adapters:
-            # The same object for the same adapters, so that nothing is forgotten then.
+            # The shelf gives the same object for the same adapters, so the cache forgets nothing
+            # then.
             cache.adapters = adapters_of(self._engine.adapters, call.adapters)
         cache.truncate(min(call.position, cache.length))
         if cache.length != call.position:

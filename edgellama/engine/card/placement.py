@@ -134,7 +134,7 @@ class CardPlacement:
             device = self.open()
             if device is not None and self._is_worth_it(device, cache, num_tokens):
                 with self._placing:
-                    # Else it was given back meanwhile, and this text runs here.
+                    # Otherwise the card was given back meanwhile, and this text runs on the CPU.
                     if self.device is device:
                         self._move(device, cache, num_tokens)
         except CudaMemoryError as error:

@@ -157,7 +157,7 @@ class CardTable:
     def _make_room(self, num_pages: int) -> None:
         """Memory for the table, and for so many addresses of pages behind it."""
         num_bytes = TABLE_BYTES + WORD * num_pages
-        # Both, or none: what is written must be what is copied.
+        # Both are replaced or neither: steps copy from the one that they have written.
         source = MappedMemory(self._memory.context, num_bytes)
         table = self._memory.allocate(num_bytes)
         self._source, self._table = source, table

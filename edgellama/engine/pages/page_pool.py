@@ -152,7 +152,7 @@ class PagePool:
             maker = HostPages(layout)
         self.maker = maker
         self._limit_bytes = limit_bytes
-        # In the order in which they were used last.
+        # Pages by their keys; those that were used least recently come first.
         self._by_key: OrderedDict[PageKey, Page] = OrderedDict()
         self._pages = _Pages()
 
@@ -208,7 +208,7 @@ class PagePool:
     def publish(self, page: Page, key: PageKey) -> None:
         """Let others find a full page; the first one of a key stays the one that is found."""
         if self._limit_bytes and page.key is None and key not in self._by_key:
-            # First the key, with which nobody writes the page any more.
+            # The page gets its key before others can find it: nobody writes to a page with a key.
             page.key = key
             if self._by_key.setdefault(key, page) is not page:
                 page.key = None
@@ -233,7 +233,7 @@ class PagePool:
 
     def _idle(self) -> list[PageKey]:
         """The keys of pages without an owner, the oldest first."""
-        # A list, which is made at once, since other threads change what is there.
+        # list() copies in one go, while other threads change the dictionary.
         pages = list(self._by_key.values())
         return [page.key for page in pages if page.key is not None and not page.num_owners]
 

@@ -150,7 +150,7 @@ class AdapterOps:
             q = source.quantized.arguments(layout_of(batch))["q"]
             arguments = {"x": q, "x_stride": records_bytes(matrix.num_columns)}
         else:
-            # One row of several lies as all of them do.
+            # A row that is one of several has their layout, which "one" does not read.
             own_batch = "two" if own_batch == "one" else own_batch
             arguments = self._quantized_input(number, source)
         arguments |= self._hidden_rows("y", group, hidden, pair.column) | {"accumulate": 0}

@@ -87,7 +87,7 @@ class AttentionOps:
     def _attend(self, attending: Attending, index: int) -> Iterator[Op]:
         """Attention of all segments; parts of keys are joined where they are split."""
         if attending == "both":
-            # Rows of their own and scratch of each thread: neither waits for the other.
+            # Both ops write rows of their own and have scratch for each thread, so neither waits.
             tasks: Arguments = {"segments": self.packed_segments, "num_tasks": NUM_PACKED_TASKS}
             op = self._attend_by("packed", index)
             yield replace(op, arguments=op.arguments | tasks, barrier=False)

@@ -65,7 +65,7 @@ class Machinery:
         self.last_step: RepeatableStep | None = None
         self.on_reload: Callable[[], None] | None = None
         self.weights: ModelWeights | None = load_weights(file, config)
-        # Of its own: whoever opened the file may have closed it.
+        # The watch has descriptors of its own: whoever opened the file may close it.
         self._watched: WatchedFiles | None = file.watch()
         self.runner: StepRunner | None = self._new_runner(self.weights)
         self._teams: list[ThreadTeam] = []

@@ -23,7 +23,7 @@ def lower_priority(thread_ids: Iterable[int]) -> None:
     for number in thread_ids:
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
-                # A whole process may give way further already.
+                # A process that gives way further already must not be raised.
                 niceness = max(os.getpriority(os.PRIO_PROCESS, number), NICENESS)
                 os.setpriority(os.PRIO_PROCESS, number, niceness)
         elif sys.platform == "win32":

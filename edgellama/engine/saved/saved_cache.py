@@ -51,7 +51,7 @@ def load_cache(path: Path, cache: KVCache, maker: CacheMaker, *, verify: bool = 
 
 def _page(saved: SavedPages, number: int, cache: KVCache) -> Hold:
     """A page for a cache: that of the file where it can be, else a copy."""
-    # Windows replaces no file that is mapped, so there it is read.
+    # Windows cannot replace a file that is mapped, so pages are copied there.
     layout = cache.home.maker.host_layout
     if saved.layout == layout and sys.platform != "win32":
         return cache.home.adopt(saved.lent(number))

@@ -52,12 +52,13 @@ class Work:
         self._kept = kept
         self.cancelled = cancelled
         self.error: BaseException | None = None
-        # Held until there is news for the waiting thread, as an alarm rather than a lock.
+        # ``alarm`` is a lock that stays taken until there is news for the waiting thread.
         self.caller: weakref.ref[object] | None = None
         self.thread = 0
         self.alarm = threading.Lock()
         self.alarm.acquire()
-        # Taken for a moment by a thread that changes its sequence, or gives it up.
+        # ``_claim`` is taken for a moment by a thread that changes the sequence or gives the work
+        # up.
         self._claim = threading.RLock()
         self._is_given_up = False
         self._progress = progress
@@ -120,10 +121,10 @@ class Work:
         ``split_room``: for the parts of their keys, where those of a prompt are cut. All that is
         left, or whole pages: so that how a prompt is cut never depends on what else is in a step.
         """
-        # Looked at once: a signal's handler may let it be computed meanwhile.
+        # The length is read once: a signal's handler may change it between two reads.
         position = self.cache.length
         start, count = position - self._start, self._end - position
-        # The runner of a step knows the kind of the sequences that it has made.
+        # Segments hold KVCache or SpreadSequence; the runner of a step knows which of them it made.
         cache: Any = self.cache
         if split_room is not None:
             most = most_split_tokens(position, most, cache.window, split_room)

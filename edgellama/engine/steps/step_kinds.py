@@ -49,7 +49,7 @@ class StepKinds:
         if num_tokens == 1 and not self.is_exact:
             return "one"
         if is_alike and num_tokens <= MAX_SHORT_TOKENS and not self.is_exact:
-            # The weights of the second are in the first-level cache still.
+            # For a second token the weights are still in the first-level cache.
             if num_tokens == 2:
                 return "one"
             is_wide = num_tokens > 4 and self.tier.lanes == WIDEST_LANES
@@ -58,7 +58,7 @@ class StepKinds:
             return "many"
         if num_tokens <= 2:
             return "two"
-        # Eight at a time need as many registers as the widest tiers have.
+        # Only the widest tiers have registers for eight tokens at a time.
         is_eight = 4 < num_tokens <= 8 and self.tier.lanes == WIDEST_LANES
         return "eight" if is_eight else "four"
 

@@ -87,7 +87,7 @@ class StepOutput:
 
     def gather(self, rows: Sequence[int], reach: Reach) -> None:
         """Move what the body has left of ``rows``, which ascend, to the front."""
-        # None is overwritten before it is read.
+        # Rows ascend, so none is overwritten before it is read.
         b, chosen = self._buffers, list(rows)
         for array in (b.residual.array, b.attended.array)[: 2 if reach == "attended" else 1]:
             array[: len(chosen)] = array[chosen]
@@ -133,7 +133,7 @@ class StepOutput:
         They go to ``written``: into shared rows always to the front, so copy them before the next;
         into rows of their own one behind another.
         """
-        # In their order, since a last tile may reach into the rows that the next head writes.
+        # Heads run in their order: a last tile may reach into the rows that the next head writes.
         for first in range(0, len(rows), LOGIT_ROWS):
             start = 0 if written is self.shared_rows else first
             logits = written.address + start * written.stride

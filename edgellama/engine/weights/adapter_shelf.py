@@ -62,7 +62,7 @@ class AdapterShelf:
         self._num_rows = num_rows
         self._panel_rows = panel_rows
         self._adapters: dict[str, Adapter] = {}
-        # By the adapters themselves: two of one file say the same, but have names of their own.
+        # The keys are adapters themselves: two of one file are equal but for their names.
         self._sets: weakref.WeakValueDictionary[tuple[object, ...], AdapterSet]
         self._sets = weakref.WeakValueDictionary()
         self._renew_lock()
@@ -94,7 +94,7 @@ class AdapterShelf:
         if not isinstance(name, str) or not name:
             raise InvalidOptionError(f"name is {shown(name)}; allowed: any text but an empty one")
         check_function("progress", progress, "two numbers")
-        # Few models have adapters, and every start would wait for these.
+        # Few models have adapters, and every start would wait for these imports.
         from edgellama.engine.weights.adapter_factors import make_adapter
         from edgellama.quant.gguf.adapter_file import read_adapter
 

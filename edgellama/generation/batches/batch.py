@@ -91,7 +91,7 @@ class Batch(ProcessBound, Iterator[Generation]):
         ``speculation``: what guesses ahead; None: nobody.
         """
         self.gives_way = engine.low_priority
-        # It knows nothing of this object, so that dropping it ends the generator.
+        # The runner does not refer to this object, so that dropping the batch ends the generator.
         self._runner = _Runner(
             engine,
             tokenizer,

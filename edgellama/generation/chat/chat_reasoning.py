@@ -68,7 +68,8 @@ class ChatReasoning:
         if marks is None or not isinstance(wish, bool):
             return prompt
         is_open = ends_with(self._tokenizer, prompt, marks.opening)
-        # Where the template is told, it knows best; a mere token of the vocabulary says little.
+        # A template with a variable for thinking writes the mark itself; a token of the vocabulary
+        # alone does not show that the model thinks.
         is_ours = marks.is_told and not self._template.thinking_variables
         parts: Sequence[str | Mark] = ()
         if wish and is_ours and not is_open:

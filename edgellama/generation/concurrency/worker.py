@@ -70,7 +70,7 @@ class Worker:
 
     def ask(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
         """What ``function`` will have returned, for the running loop. No StopIteration."""
-        # A caller in an event loop has it; others need not wait for it.
+        # A caller in an event loop has imported asyncio; others need not wait for that.
         import asyncio
 
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -100,7 +100,7 @@ class Worker:
 
 
 def _serve(calls: SimpleQueue[_Call | None]) -> None:
-    # Nothing is held while the thread sleeps, so no call has a name here.
+    # A name for a call would keep it, and its model, alive while the thread sleeps.
     while _made(calls.get()):
         pass
 

@@ -131,7 +131,8 @@ class Decoding:
             return None
         tokens = history[cache.length :]
         if len(tokens) > 1:
-            # With the bits that they have one by one, as in a draft that knew them.
+            # "next" gives certain tokens the bits that they have one by one, as it does for
+            # guesses.
             return NextTokens(tokens, "next" if len(tokens) <= MAX_SHORT_TOKENS else "last")
         if self._drafter is None:
             return NextTokens(tokens, "last")

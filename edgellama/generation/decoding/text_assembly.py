@@ -102,7 +102,7 @@ class TextAssembly:
         from edgellama.tools.tool import ToolCall
 
         calls = self._splitter.calls
-        # Those that were told in pieces keep the ids that they were told with.
+        # Calls that were streamed in pieces keep the ids of the pieces.
         told = dict(enumerate(self._splitter.ids))
         ids = [told.get(index, call.id) for index, call in enumerate(calls)]
         return tuple(
@@ -176,7 +176,7 @@ class TextAssembly:
         is_thinking = was_thinking or splitter.is_thinking
         if is_thinking:
             is_first = not (self.reasoning_places or any(self._texts))
-            # What opens it may be several tokens.
+            # The mark that opens thinking may be several tokens.
             start = 0 if is_first else self._num_parted - 1
             self.reasoning_places += range(start, self._num_parted)
         if parted.reasoning:

@@ -174,7 +174,7 @@ class Embedder:
     def _begun(
         self, texts: Iterable[str | Sequence[int]], cancel: CancelToken
     ) -> BegunTexts[Embedding]:
-        # Once, since asking for it again would wait for the steps of others.
+        # The norm is asked for once, because each time waits for a step of others.
         norm = self.engine.output_norm
         for index, text in enumerate(texts):
             tokens, num_dropped = self._fitting(index, self._tokens(index, text))

@@ -228,7 +228,8 @@ class SessionState(ProcessBound):
         self._end_cancelled()
         with self._lock:
             self._check_free()
-            # It goes with this call, however that ends.
+            # The change exists as long as this call: a weak reference forgets it however the call
+            # ends.
             change = _Change()
             self._change = weakref.ref(change)
             try:

@@ -221,7 +221,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
             self.close()
             is_interrupted = True
         if is_interrupted:
-            # What goes with it has finalizers of its own.
+            # The objects that go with this one have finalizers of their own.
             self.__dict__.clear()
             LATE_INTERRUPT.comes  # noqa: B018
 

@@ -35,9 +35,10 @@ class NGramDrafter:
         self._kinds = [Acceptance(prior) for prior in PRIORS]
         self._num_seen = 0
         self._num_drafted = self._num_idle = 0
-        # Where the text's next token is guessed to stand, and how many before it are the same.
+        # ``_place``: where in the text its next token is guessed to stand; ``_num_same``: how many
+        # tokens before that place are those at the end.
         self._place = self._num_same = 0
-        # Where a place that was followed has differed; 0 for none.
+        # ``_lost``: where the text stopped repeating a place that was followed; 0 for none.
         self._lost = 0
 
     def draft(self, tokens: Sequence[int], most: int) -> Sequence[int]:
@@ -51,7 +52,7 @@ class NGramDrafter:
             self._learn(tokens)
             self._account.settle(num_new, self._num_drafted, costs)
         if len(costs) <= 2:
-            # So many sequences share steps that none has room: they do without the search, too.
+            # Steps that many sequences share have no room for guesses, so no search is made.
             self._num_seen = self._num_drafted = self._place = self._num_same = 0
             self._num_idle = 0
             return ()

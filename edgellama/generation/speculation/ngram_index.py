@@ -63,7 +63,7 @@ class NGramIndex:
             if size <= longer_than:
                 break
             place = tables[number][slots[number]]
-            # Places are of an earlier state of the text, where that was cut off since.
+            # Where the text was cut off since, a place may be one of its earlier state.
             if size <= place < length and tokens[place - size : place] == tokens[-size:]:
                 return place, size
         return 0, 0
@@ -74,7 +74,7 @@ class NGramIndex:
         self._length = length
         if 0 < start < length < start + BULK:
             for end in range(start + 1, length + 1):
-                # What the last end's runs are followed by is known now.
+                # Now it is known which token follows the runs at the last end.
                 for table, slot in zip(self._tables, self._slots, strict=True):
                     table[slot] = end - 1
                 self._roll(tokens, end)

@@ -122,7 +122,8 @@ async def _found_conversation(request: Request, name: str) -> dict[str, Any]:
     found = await state.conversations.ask(partial(conversations.whole, name=name))
     if found is None:
         raise _unknown()
-    # What has ended meanwhile was perhaps read before its end: it is still being written then.
+    # A reply that has ended meanwhile may have been read before its end, so its draft of then
+    # counts.
     drafts = {**before, **state.drafts}
     found["messages"] = [
         drafts[each["id"]].message().as_json() if each["id"] in drafts else each

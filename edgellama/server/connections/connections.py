@@ -79,7 +79,7 @@ class GuardedConnection(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
         if self.cycle is not None and not self.cycle.response_complete:
-            # Whoever works on a request whose body is wrong has no connection for an answer now.
+            # A request whose body is wrong has no connection for its answer any more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 

@@ -32,7 +32,8 @@ class ShortWay:
         if self._transport.is_closing() or self._transport.get_write_buffer_size():
             return False
         if self._socket is None:
-            # A socket of its own: the number of the transport's may be another client's tomorrow.
+            # The socket is duplicated: once the transport closes its own, another client may get
+            # that number.
             self._socket = self._transport.get_extra_info("socket").dup()
         return True
 
@@ -62,5 +63,5 @@ class ShortWay:
 def short_way(scope: Mapping[str, Any]) -> ShortWay | None:
     """The short way of a request, if its server and this system have one."""
     way: ShortWay | None = (scope.get("extensions") or {}).get(SHORT_WAY)
-    # On Windows the event loop's own writing is overlapped.
+    # On Windows the event loop writes by overlapped calls, beside which no other may write.
     return None if sys.platform == "win32" else way

@@ -98,7 +98,7 @@ async def infill(request: Request) -> Response:
 
     def start(llama: Llama, index: int, stack: ExitStack) -> TextStream:
         wanted = options.get("max_tokens")
-        # What is no number is refused with the other options, once the text begins.
+        # A max_tokens that is no number is refused with the other options, once the text begins.
         room = llama.context_length - (wanted if isinstance(wanted, int) else 0)
         own = (before, fields.input_suffix)
         fitting = fitting_texts(extra, llama.tokenizer, own, room)

@@ -107,7 +107,7 @@ class Catalogue:
 
     def find(self, name: str | None) -> ServedModel:
         """The model of a name, or the default for none; RequestError (404) if there is none."""
-        # The cache's folder is looked into only for what was not given.
+        # Models that were given by path come first: looking into the cache's folder takes time.
         given = self._among(self._given, name)
         if given is not None:
             return self._current_given(given.name)

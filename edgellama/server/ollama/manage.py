@@ -94,7 +94,7 @@ async def create(request: Request) -> Response:
         raise RequestError(409, f"{name} is being made; try again when it is there", param="model")
     steps = ["reading model metadata", *(["creating system layer"] if preset.system else [])]
     job = state.jobs.start(key, work)
-    # What is loaded by this name is the model that was made before.
+    # A model that is loaded by this name is the one that was made before.
     job.task.add_done_callback(lambda _: state.shelf.outdate(name))
     return await follow(request, job, fields.stream, steps, ["writing manifest"])
 

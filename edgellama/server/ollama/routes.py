@@ -135,7 +135,7 @@ async def generate(request: Request) -> Response:
     else:
         system = [{"role": "system", "content": fields.system}] if fields.system else []
         asked = [*system, {"role": "user", "content": fields.prompt}]
-        # A text that goes on has heard the preset's messages.
+        # A prompt with a context continues a text that began with the preset's messages.
         messages = asked if fields.context else ordered_messages(preset_messages(preset, asked))
         options |= thinking_wish({**fields.options, **body}).options
         start = open_chat(

@@ -155,7 +155,7 @@ class ChatStream(StreamWriter):
         if not (chunk.calls or chunk.logprobs or chunk.is_reasoning):
             return self._text(index, text) if text else b""
         thought = chunk.reasoning if self._tells_thinking else ""
-        # Log-probabilities are those of the content.
+        # Clients expect log-probabilities of the content alone, not of thinking.
         found = [chunk.logprobs] if chunk.logprobs and not chunk.is_reasoning else None
         if not (text or thought or chunk.calls or found):
             return b""

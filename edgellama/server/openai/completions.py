@@ -146,7 +146,7 @@ class CompletionStream(StreamWriter):
             self._head["usage"] = None  # Of every chunk but the last.
         self._results: dict[int, Generation] = {}
         self._echoed: set[int] = set()
-        # The prompt's are known when its text has ended.
+        # A prompt's log-probabilities are known only when its text has ended.
         self._comes_whole = "prompt_logprobs" in request.options
         self._num_characters: defaultdict[int, int] = defaultdict(int)
 

@@ -108,7 +108,7 @@ class ResponseStream(StreamWriter):
         return self._event("response.failed", response=self._response.failed(error))
 
     def _piece(self, chunk: Chunk) -> bytes:
-        # Behind the message's beginning thinking has no place in a stream, but in the whole object.
+        # Once the message has begun, a stream has no place for thinking; the whole object has.
         is_told = chunk.reasoning and self._message == "later"
         thought = self._thinking.piece(chunk.reasoning) if is_told else b""
         text = self._told.text_of(chunk)

@@ -98,7 +98,7 @@ ROUTES: Routes = (
     ("/v1/models/{name:path}", ("GET",), model),
     ("/v1/chat/completions", ("POST",), chat_completions),
     ("/v1/completions", ("POST",), completions),
-    # As llama.cpp answers them, too: for base URLs without /v1.
+    # llama.cpp answers these paths, too, for clients whose base URL has no /v1.
     ("/models", ("GET",), models),
     ("/chat/completions", ("POST",), chat_completions),
     ("/completions", ("POST",), completions),

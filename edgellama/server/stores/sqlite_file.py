@@ -70,7 +70,7 @@ class SqliteFile:
             self._close()
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # What people said is theirs alone.
+            # Only the user may read the file: it holds what people said.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             connection = sqlite3.connect(self._path, timeout=WAIT_S)

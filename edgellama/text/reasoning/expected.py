@@ -115,7 +115,7 @@ def encoded_parts(
         if token is None:
             text += written
         if text and (token is not None or part is None):
-            # Inside a prompt no space goes before it.
+            # Inside a prompt the tokenizer must put no space before the text.
             stretch = Stretch(well_formed(text), is_first=False, has_prefix=True)
             tokens += tokenizer.encode_stretch(stretch)
             text = ""

@@ -126,7 +126,7 @@ class ReasoningSplitter:
         marks = self._marks
         if self._is_fresh:
             begun = self._held.lstrip()
-            # What the prompt has opened some models open again.
+            # Some models write the opening mark again that the prompt ends with.
             while begun.startswith(marks.opening):
                 begun = begun[len(marks.opening) :].lstrip()
             self._held = begun

@@ -231,7 +231,7 @@ class Tokenizer(ProcessBound, ABC):
         """
         array = None if isinstance(tokens, (list, tuple)) else given_array(tokens)
         if array is not None and array.ndim in (1, 2):
-            # A batch of one, as other tokenizers give it, is a row.
+            # Other tokenizers give an array of one row for one text.
             tokens = array.reshape(-1).tolist() if 1 in (array.ndim, len(array)) else [*array]
         elif (
             isinstance(tokens, (str, bytes))

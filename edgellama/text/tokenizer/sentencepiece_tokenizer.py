@@ -43,7 +43,8 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(vocabulary, special, rules)
         self._spaces = SpaceRules.from_metadata(metadata)
         has_bytes = bool(vocabulary.ids_of(TokenType.BYTE))
-        # Unknown characters in a row are one token, and a map of characters may leave some out.
+        # Characters get lost in a vocabulary without bytes, where unknown ones in a row are one
+        # token, and with a map of characters, which may leave some out.
         self._keeps_characters = has_bytes and CHARSMAP_KEY not in metadata
         self._make_model = model_maker(metadata, vocabulary, special.unknown_id)
         self._library_prefixes = self._spaces.lets_library_prefix and self._spaces.adds_space
