@@ -199,19 +199,21 @@ class RetrievalModel(BatchModel):
     def _ranked(
         self, query: str, documents: Sequence[str], options: edgellama.RerankOptions
     ) -> InOrder[edgellama.Ranked]:
-        from edgellama.generation.judging.rank_prompt import HowToRank, RankPrompt
+        from edgellama.generation.judging.rank_prompt import HowToRank, RankPrompt, own_prompt
         from edgellama.generation.judging.reranking import Reranker
         from edgellama.text.chat_template import load_chat_template
 
         self._check_open()
         how = HowToRank.of(options)
         chat, template = options.get("chat"), options.get("template")
+        text, chosen = how.prompt, None
         if template is not None or chat:
-            chosen: edgellama.ChatTemplate | None = self._chat_template(template)
-        else:
-            own = load_chat_template(self._file.metadata, self.tokenizer)
-            chosen = own if chat is None else None
-        prompt = RankPrompt(self.tokenizer, query, how.prompt, chosen)
+            chosen = self._chat_template(template)
+        elif text is None and (own := own_prompt(self._file.metadata)) is not None:
+            text = own
+        elif chat is None:
+            chosen = load_chat_template(self._file.metadata, self.tokenizer)
+        prompt = RankPrompt(self.tokenizer, query, text, chosen)
         adapters = self._engine.adapters.adapter_set(options.get("adapters"))
         return Reranker(self._engine, prompt, self.context_length, how, adapters, self._line).each(
             documents

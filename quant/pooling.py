@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-POOLING_KEY = "llama.pooling_type"
+POOLING_KEY = "pooling_type"
+"""Under the name of the file's architecture."""
 PoolingName: TypeAlias = Literal["none", "mean", "first", "last", "rank"]
 POOLING_TYPES: Mapping[int, PoolingName] = MappingProxyType(
     {0: "none", 1: "mean", 2: "first", 3: "last", 4: "rank"}

@@ -249,6 +249,8 @@ def test_recommended_pooling(value: int, pooling: str) -> None:
     assert HowToEmbed.of({}, metadata).pooling == pooling
     assert HowToEmbed.of({"pooling": "first"}, metadata).pooling == "first"
     assert HowToEmbed.of({}, {}).pooling == "mean"
+    metadata = {"general.architecture": "qwen3", "qwen3.pooling_type": value}
+    assert HowToEmbed.of({}, metadata).pooling == pooling
 
 
 MODES: dict[str, tuple[dict[str, bool], int | None]] = {

@@ -16,6 +16,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from test_readme import code_blocks
 
 from edgellama import ContextLengthError, InvalidOptionError, Llama, UnsupportedModelError
+from edgellama.convert import convert
 from edgellama.engine.engine import Engine
 from edgellama.generation.judging.rank_prompt import PROMPT
 from edgellama.generation.judging.reranking import answer_tokens
@@ -92,6 +93,32 @@ def test_own_prompt(llama: Llama) -> None:
     (found,) = llama.rerank("what {document}?", [document], prompt=prompt, **RAW)
     written = f'{{{{ 1 }}}} "{document}" {{% x %}} what {{document}}?, {document}? \\n'
     assert found.score == pytest.approx(alone(llama, written), abs=1e-6)
+
+
+def test_prompt_of_the_file(tmp_path: Path) -> None:
+    """A file's own prompt is asked as it stands, unless the caller gives one or wants a chat."""
+    path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama())
+    own = "<Query>: {query} <Document>: {document} <think>"
+    given = {"tokenizer.chat_template.rerank": own}
+    convert(path, tmp_path / "rerank.gguf", type="copy", metadata=given)
+    with Llama(tmp_path / "rerank.gguf", exact=True, kv_type="f32") as llama:
+        (found,) = llama.rerank("what?", DOCUMENTS[:1])
+        expected = alone(llama, own.format(query="what?", document=DOCUMENTS[0]))
+        assert found.score == pytest.approx(expected, abs=1e-6)
+        for options in ({"prompt": PROMPT}, {"chat": True}, {"template": "chatml"}):
+            (other,) = llama.rerank("what?", DOCUMENTS[:1], **options)
+            assert other.num_tokens != found.num_tokens
+
+
+def test_models_that_think(tmp_path: Path) -> None:
+    """The answer is looked for behind the thinking, as Qwen 3's format closes it."""
+    end = "{% if not enable_thinking|default(true) %}<think></think>{% endif %}"
+    model = TinyLlama(chat_template="A: {{ messages[0].content }}\nB: " + end, context_length=512)
+    with Llama(write_tiny_llama(tmp_path / "tiny.gguf", model), kv_type="f32") as llama:
+        (found,) = llama.rerank("what?", DOCUMENTS[:1])
+        question = PROMPT.format(query="what?", document=DOCUMENTS[0])
+        whole = f"A: {question}\nB: <think></think>"
+        assert found.score == pytest.approx(alone(llama, whole), abs=1e-4)
 
 
 def test_truncation(tmp_path: Path) -> None:

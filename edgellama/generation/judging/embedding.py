@@ -20,6 +20,7 @@ from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.concurrency.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.concurrency.waiting_line import WaitingLine
 from edgellama.quant.array_types import FloatRows
+from edgellama.quant.config_keys import ConfigKeys
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import (
     ContextLengthError,
@@ -119,11 +120,12 @@ def recommended_pooling(metadata: Mapping[str, Any]) -> Pooling:
 
     UnsupportedModelError for models that score texts instead, ModelFileError for what is none.
     """
-    value = metadata.get(POOLING_KEY, 0)
+    key = f"{ConfigKeys(metadata).architecture}.{POOLING_KEY}"
+    value = metadata.get(key, 0)
     name = POOLING_TYPES.get(value) if isinstance(value, int) else None
     if name is None:
         allowed = ", ".join(f"{number} ({name})" for number, name in POOLING_TYPES.items())
-        raise ModelFileError(f"metadata {POOLING_KEY} is {value!r:.80}; allowed: {allowed}")
+        raise ModelFileError(f"metadata {key} is {value!r:.80}; allowed: {allowed}")
     if name == "rank":
         raise UnsupportedModelError(
             "the model ranks texts by a head of its own, which cannot run; give pooling to embed "

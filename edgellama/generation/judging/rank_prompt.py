@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 from edgellama.engine.weights.adapter_shelf import AdapterScales
+from edgellama.generation.chat.chat_reasoning import ChatReasoning
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
@@ -25,6 +26,8 @@ Question: {query}
 Document: {document}
 Relevant:"""
 """Of some wordings the one by which a small model ranks best, as a chat's message."""
+PROMPT_KEY = "tokenizer.chat_template.rerank"
+"""Under which files of Qwen3-Reranker have the prompt of their training."""
 ANSWERS = ("yes", "no")
 PARAMETERS = ("query", "documents", "top_n")
 PLACEHOLDER = re.compile(r"\{(query|document)\}")
@@ -35,8 +38,9 @@ class RerankOptions(TypedDict, total=False):
 
     Arguments:
         prompt: The question to the model, a text with {query} and {document}. None (the default)
-            asks "Judge whether the document is relevant to the question. Answer yes or no." The
-            part before the document is computed once for all documents.
+            is the file's own, as those of Qwen3-Reranker have it, or else asks "Judge whether the
+            document is relevant to the question. Answer yes or no." The part before the document is
+            computed once for all documents.
         answers: The words for yes and for no, ("yes", "no") by default. Forms with a capital letter
             or a space before them count, too.
         chat: Send the prompt in the model's chat format. None (the default) does so if it has one.
@@ -74,12 +78,10 @@ class HowToRank:
     chat: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.prompt is not None:
-            found = PLACEHOLDER.findall(self.prompt) if isinstance(self.prompt, str) else []
-            if not {"query", "document"} <= set(found):
-                raise InvalidOptionError(
-                    f"prompt is {self.prompt!r:.80}; allowed: text with {{query}} and {{document}}"
-                )
+        if self.prompt is not None and not _has_places(self.prompt):
+            raise InvalidOptionError(
+                f"prompt is {self.prompt!r:.80}; allowed: text with {{query}} and {{document}}"
+            )
         is_row = isinstance(self.answers, (tuple, list)) and len(self.answers) == 2
         if not is_row or not all(isinstance(word, str) and word for word in self.answers):
             raise InvalidOptionError(
@@ -116,11 +118,24 @@ class RankPrompt:
         texts = {"query": self.query, "document": document}
         if self.template is not None:
             content = PLACEHOLDER.sub(lambda found: texts[found[1]], self.prompt or PROMPT)
-            return encode_chat(
-                self.tokenizer, self.template, [{"role": "user", "content": content}]
-            )
+            # Behind the thinking, as the answer is the next token.
+            reasoning = ChatReasoning(self.tokenizer, self.template)
+            variables: dict[str, Any] = reasoning.variables(False, {})
+            messages = [{"role": "user", "content": content}]
+            asked = encode_chat(self.tokenizer, self.template, messages, **variables)
+            return reasoning.ended(asked, reasoning.marks(False), False)
         messages = [{"role": role, "content": text} for role, text in texts.items()]
         return encode_chat(self.tokenizer, _as_template(self.prompt or PROMPT), messages)
+
+
+def own_prompt(metadata: Mapping[str, Any]) -> str | None:
+    """The prompt that a file brings; None if it has none with places for a query and a document."""
+    prompt = metadata.get(PROMPT_KEY)
+    return prompt if _has_places(prompt) else None
+
+
+def _has_places(prompt: object) -> TypeGuard[str]:
+    return isinstance(prompt, str) and {"query", "document"} <= {*PLACEHOLDER.findall(prompt)}
 
 
 def _as_template(prompt: str) -> ChatTemplate:
