@@ -175,6 +175,17 @@ QWEN_2_5: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
 }
+QWEN_3 = QWEN_2_5 | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "attention_bias": False,
+}
 PHI_3: dict[str, Any] = {
     "architectures": ["Phi3ForCausalLM"],
     "model_type": "phi3",
@@ -195,13 +206,18 @@ LLAVA: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("configuration", "num_parameters"),
-    [(QWEN_2_5, 494_032_768), (PHI_3, 3_821_079_552), (LLAVA, 6_738_939_904)],
-    ids=["Qwen 2.5 0.5B", "Phi-3 mini", "the text model of LLaVA 1.5 7B"],
+    [
+        (QWEN_2_5, 494_032_768),
+        (QWEN_3, 596_049_920),
+        (PHI_3, 3_821_079_552),
+        (LLAVA, 6_738_939_904),
+    ],
+    ids=["Qwen 2.5 0.5B", "Qwen 3 0.6B", "Phi-3 mini", "the text model of LLaVA 1.5 7B"],
 )
 def test_relatives_have_the_published_parameters(
     tmp_path: Path, configuration: dict[str, Any], num_parameters: int
 ) -> None:
-    """Biases that no field tells of are counted, and of a model with vision its text model."""
+    """Biases and norms that no field tells of are counted; with vision, the text model alone."""
     (tmp_path / "config.json").write_text(json.dumps(configuration))
     assert find_outline(str(tmp_path)).outline.num_parameters == num_parameters
 

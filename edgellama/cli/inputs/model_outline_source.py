@@ -155,6 +155,7 @@ def _outline(
         rms_epsilon=sizes.rms_epsilon,
         rope=RopeConfig(sizes.head_size, sizes.rope_base),
         sliding_window=sizes.sliding_window,
+        has_head_norms=sizes.has_head_norms,
     )
     return ModelOutline.from_sizes(
         str(path),
