@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.patience import until
+from harness.patience import PATIENCE_S, until
 from reference.numpy_llama import NumpyEngine
 from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
@@ -432,6 +432,27 @@ def test_a_dropped_stream_gives_its_session_back(session: Session) -> None:
     session.stream(PROMPT)
     gc.collect()
     assert not session.busy
+
+
+def test_closing_within_the_end_of_a_stream(session: Session) -> None:
+    """A signal's handler may close the session while a stream that is dropped early ends."""
+    stream = session.stream("Hello", temperature=0, max_tokens=5)
+    steps, is_closed = stream._steps, threading.Event()
+
+    def interrupted_at_its_end() -> Iterator[Chunk]:
+        try:
+            yield from steps
+        finally:
+            session.close()
+            is_closed.set()
+
+    stream._steps = interrupted_at_its_end()  # type: ignore[assignment]
+    next(stream)
+    thread = threading.Thread(target=stream.close, daemon=True)
+    thread.start()
+    assert is_closed.wait(PATIENCE_S)
+    thread.join(PATIENCE_S)
+    assert stream.ended and not session.busy
 
 
 def test_leaving_the_with_block_cancels(session: Session) -> None:

@@ -144,6 +144,9 @@ class Stream(ProcessBound, Iterator[Chunk]):
         if self._ended:
             return
         self._cancel.cancel()
+        if not self._steps.gi_running:
+            # A signal's handler may want it closed within the end of its last step.
+            self._thread = threading.get_ident()
         if is_closed_now(self._steps):
             self._thread = None
             self._end(failed=False)
