@@ -34,7 +34,7 @@ class _ImatrixWriter(GGUFWriter):
     """A GGUF file that names no architecture, because it belongs to no model's."""
 
     def add_architecture(self) -> None:
-        """Nothing."""
+        """Do nothing: an importance matrix has no architecture."""
 
 
 def read_imatrix(path: str | os.PathLike[str]) -> dict[str, Row]:

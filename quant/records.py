@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(cls=None, /, *, frozen=False, eq=True):
-        """As ``dataclasses.dataclass``; a class that is not frozen is left to that."""
+        """The same as ``dataclasses.dataclass``; a class that is not frozen is left to that."""
         if not frozen:
             return dataclasses.dataclass(cls, eq=eq)
         return lambda frozen_class: _frozen(frozen_class, eq)
@@ -61,7 +61,10 @@ class _Init:
         return function.__get__(instance, owner)
 
     def _fill(self, instance: Any, /, *values: Any, **named: Any) -> None:
-        """As the compiled function, which complains itself of arguments that do not fit."""
+        """Fill a record as the compiled function does.
+
+        That function complains itself of arguments that do not fit.
+        """
         given = dict(zip(self._positional, values, strict=False)) | named
         fits = len(given) == len(values) + len(named)
         for field in self._fields:

@@ -45,7 +45,7 @@ class Magnitudes:
     offset: float = 0.0
 
     def values(self, first: int, last: int) -> Floats:
-        """Of blocks ``first`` to before ``last``."""
+        """The values of blocks ``first`` to before ``last``."""
         if self.table is None or self.nested is None:
             found: Floats = float_rows(self.stored, 0, 1)[0, first:last]
             return found

@@ -71,7 +71,7 @@ class GroupedTensor(SourceTensor):
 
     @abstractmethod
     def _integers(self, first: int, last: int) -> NDArray[np.uint8]:
-        """Of rows ``first`` to before ``last``, (last - first, columns)."""
+        """The integers of rows ``first`` to before ``last``, (last - first, columns)."""
 
     @abstractmethod
     def _zeros(self, first: int, last: int) -> Floats:

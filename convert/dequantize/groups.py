@@ -133,7 +133,10 @@ class Grouping:
         return "AWQ of 4 bits", AWQTensor(name, shape, found, self._reader)
 
     def _awq_rows(self, name: str, parts: Module) -> tuple[str, SourceTensor]:
-        """Of AWQ's GEMV kernels. Groups fill words, so only the configuration tells how many."""
+        """The rows that AWQ's GEMV kernels read.
+
+        Groups fill words, so only the configuration tells how many there are.
+        """
         integers, scales, zeros = parts[GPTQ], parts["scales"], parts["qzeros"]
         bits = WORD_BITS // len(AWQ_ORDER)
         shape = integers.num_rows, integers.num_columns * len(AWQ_ORDER)

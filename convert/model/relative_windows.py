@@ -33,7 +33,7 @@ _CWM_ROPE = MappingProxyType(
 
 
 def qwen2_windows(config: Fields) -> Settings:
-    """Those of Qwen 2 are off in what is published, and begin with a layer."""
+    """Qwen 2's windows, which published models turn off, and which begin with a layer."""
     first = config.values.get("max_window_layers")
     window = _window(config, is_used=config.flag("use_sliding_window", False))
     return _windows(config, window, lambda layer: not isinstance(first, int) or layer >= first)

@@ -34,7 +34,7 @@ class TensorSums:
         self._first_not_finite: tuple[int, int] | None = None
 
     def add(self, result: ChunkResult) -> None:
-        """The next chunk."""
+        """Count the next chunk."""
         self._source.add(result.source_checksum)
         self._written.add(result.written_checksum)
         self._errors += result.errors

@@ -158,7 +158,7 @@ def _isolated(step: Fields, vocab: Fields) -> frozenset[str]:
 
 
 def _scheme(step: Fields) -> str:
-    """Of a Metaspace or its decoder; older files have a flag in its place."""
+    """The scheme of a Metaspace or its decoder; older files have a flag in its place."""
     scheme = step.text("prepend_scheme")
     if scheme is None:
         return ALWAYS if step.flag("add_prefix_space", True) else NEVER

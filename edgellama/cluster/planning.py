@@ -87,12 +87,12 @@ class Plan:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of one text at its beginning."""
+        """The speed of one text at its beginning."""
         return 1 / sum(stage.seconds() for stage in self.stages)
 
     @property
     def full_tokens_per_second(self) -> float:
-        """Of one text whose context is full."""
+        """The speed of one text whose context is full."""
         num_texts = self.wish.num_texts
         return 1 / sum(stage.seconds(stage.kv_bytes // num_texts) for stage in self.stages)
 

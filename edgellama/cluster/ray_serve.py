@@ -101,7 +101,7 @@ class ReplicaOptions:
         return Limits(parallel=self.parallel, max_waiting=self.max_waiting)
 
     def settings(self) -> ServerSettings:
-        """Those of a replica, on the machine where it runs."""
+        """The settings of a replica, on the machine where it runs."""
         names = [self.models] if isinstance(self.models, str) else self.models
         paths = {
             (Path(name).stem if Path(name).exists() else name): resolve(name) for name in names

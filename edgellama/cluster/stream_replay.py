@@ -49,7 +49,7 @@ class SentStream:
         self._names: dict[bytes, None] = {}
 
     def note(self, body: bytes) -> None:
-        """These bytes were sent."""
+        """Note that these bytes were sent."""
         events, self._rest = _cut(self._rest + body, self._separator)
         for event in events:
             if not _is_comment(event):

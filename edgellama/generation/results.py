@@ -125,7 +125,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Of prompt and text."""
+        """The tokens of prompt and text together."""
         return self.prompt_tokens + self.generated_tokens
 
 

@@ -28,7 +28,7 @@ MAX_BARE_GB = 100_000
 
 
 def fitting(predictions: Sequence[Footprint], memory_bytes: int) -> list[Footprint]:
-    """Those that need at most ``memory_bytes``, the best quality first.
+    """The predictions that need at most ``memory_bytes``, the best quality first.
 
     One that is larger than a better one is left out.
     """

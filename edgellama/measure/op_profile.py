@@ -125,7 +125,7 @@ def by_layer(times: Iterable[OpTime]) -> list[OpTime]:
 
 
 def total(times: Sequence[OpTime], name: str) -> OpTime:
-    """The whole step."""
+    """The times of the whole step."""
     works = sum((time.work for time in times), Work(0, 0))
     return OpTime(name, "", "", len(times), sum(time.seconds for time in times), works)
 

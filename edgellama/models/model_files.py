@@ -48,7 +48,10 @@ def first_part(path: Path) -> Path:
 
 
 def models_meant(reference: HubReference, files: Sequence[str]) -> list[list[str]]:
-    """As ``choose_files``; of several, a reference without a file means the one of usual type."""
+    """The models that a reference means, as ``choose_files`` gives them.
+
+    Of several, a reference without a file means the one of usual type.
+    """
     found = choose_files(reference.file, files)
     if reference.file is None and len(found) > 1:
         return choose_files(USUAL_TYPE, files) or found

@@ -18,7 +18,7 @@ class Chance(Protocol):
     """A source of numbers in [0, 1)."""
 
     def random(self) -> float:
-        """The next one."""
+        """The next of the given numbers."""
         ...
 
 

@@ -26,7 +26,7 @@ class TokenShare:
 
     @classmethod
     def by(cls, logits: Logits, token: int, num_alternatives: int) -> TokenShare:
-        """By logits (vocab_size,)."""
+        """Make the share of a token by logits (vocab_size,)."""
         total = log_total(logits)
         likeliest: list[int] = []
         if num_alternatives:
@@ -36,7 +36,7 @@ class TokenShare:
         return cls(token, float(logits[token]) - total, others)
 
     def row(self) -> Floats:
-        """As a row of f32 that keeps every bit: two of them are the halves of an f64."""
+        """The share as a row of f32 that keeps every bit: two of them are the halves of an f64."""
         numbers = [
             self.token,
             self.logprob,

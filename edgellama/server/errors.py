@@ -131,7 +131,7 @@ def _shortened(text: str) -> str:
 
 
 def openai_error(error: RequestError) -> dict[str, Any]:
-    """OpenAI's shape."""
+    """The error in OpenAI's shape."""
     return {
         "error": {
             "message": error.what,
@@ -143,12 +143,12 @@ def openai_error(error: RequestError) -> dict[str, Any]:
 
 
 def ollama_error(error: RequestError) -> dict[str, Any]:
-    """Ollama's shape."""
+    """The error in Ollama's shape."""
     return {"error": error.what}
 
 
 def anthropic_error(error: RequestError) -> dict[str, Any]:
-    """Anthropic's shape."""
+    """The error in Anthropic's shape."""
     is_ours = error.status >= 500
     kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if is_ours else "invalid_request_error")
     told = {"type": kind, "message": error.what}

@@ -40,7 +40,7 @@ class CallPiece:
 
 
 class CallPieces:
-    """Of one reply: text of calls in, pieces of them out.
+    """Takes the text of calls in one reply, and gives pieces of them.
 
     Example:
         >>> from edgellama.tools.call_pieces import CallPieces

@@ -42,7 +42,7 @@ class ExpectedCalls:
 
 
 class CallSplitter:
-    """Of one reply: text in, text to show out, calls at the end.
+    """Takes the text of one reply, and gives text to show, and calls at the end.
 
     Example:
         >>> from edgellama.tools.call_splitter import CallSplitter

@@ -93,7 +93,7 @@ class RawStrings(Sequence[bytes]):
         return len(self._ends)
 
     def lengths(self) -> NDArray[np.int64]:
-        """Bytes of each."""
+        """The bytes of each string."""
         ends = np.frombuffer(self._ends, ENDS).astype(np.int64)
         lengths = ends - PREFIX_BYTES
         lengths[1:] -= ends[:-1]
@@ -179,7 +179,7 @@ class Bytes(Protocol):
         ...
 
     def __getitem__(self, piece: slice, /) -> bytes | memoryview:
-        """Those of a piece."""
+        """The strings of a piece."""
         ...
 
 

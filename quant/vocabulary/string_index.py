@@ -34,7 +34,7 @@ class StringIndex:
         self._hashes = marked.astype(np.uint32).data
 
     def places(self, string: bytes) -> Iterator[int]:
-        """Where it stands, the last place first."""
+        """Where the string stands, the last place first."""
         wanted = string_hash(string) >> HASH_SHIFT
         index = end = bisect_right(self._hashes, wanted)
         while index > 0 and self._hashes[index - 1] == wanted:

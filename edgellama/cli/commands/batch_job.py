@@ -54,7 +54,7 @@ class Job:
             self.counts.num_repeated += 1
 
     def prompts(self) -> Iterator[BatchPrompt | None]:
-        """Their prompts."""
+        """The prompts of the lines."""
         for line in self.pending():
             if line is None:
                 yield None

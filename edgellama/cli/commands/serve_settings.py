@@ -80,7 +80,7 @@ def _paths(models: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _served_name(name: str, path: Path) -> str:
-    """As given, or a path's last part, also where the file at ``path`` was made of that."""
+    """The name as it is given, or a path's last part; ``path`` may be a file made of that."""
     from edgellama.models.model_files import first_part
     from edgellama.models.names import holds_checkpoint
 

@@ -120,7 +120,7 @@ def _text_fields(path: Path, fields: Fields) -> Fields:
 
 
 def _outline_of_meta(path: Path, fields: Fields) -> ModelOutline:
-    """Of the parameters alone: weights need not be there."""
+    """The outline of Meta's checkpoint, by its parameters alone: weights need not be there."""
     from edgellama.convert.model.family import check_meta
     from edgellama.convert.model.hparams import (
         meta_feed_forward_length,

@@ -57,7 +57,7 @@ class ExpectedMessage:
             connection.settimeout(usual_s)
 
     def note(self) -> None:
-        """It has come."""
+        """Note that the message has come."""
         self._waits.append(time.perf_counter() - self._since)
 
     def _looked_for(self, connection: socket.socket) -> bytes:

@@ -43,7 +43,7 @@ class LivingText(Protocol):
 
 
 class Beginnings:
-    """Those of one model. ``retire`` hears of numbers that are needed no more.
+    """The beginnings of texts of one model. ``retire`` hears of numbers that are needed no more.
 
     ``origin``: what decides keys and values now, besides tokens and what texts themselves have.
     """
@@ -69,7 +69,7 @@ class Beginnings:
             return self._ended_bytes()
 
     def enter(self, sequence: LivingText) -> None:
-        """A sequence lives."""
+        """Note that a sequence has begun."""
         with self._lock:
             self._living.add(sequence)
 
@@ -116,7 +116,7 @@ class Beginnings:
                 self.retire(self._ended.popitem(last=False)[0])
 
     def _take_arrived(self) -> None:
-        """Those that have ended; one that goes on from another takes its place."""
+        """Keep sequences that have ended; one that goes on from another takes its place."""
         while self._arrived:
             new = self._arrived.popleft()
             for old in list(self._ended.values()):

@@ -192,7 +192,7 @@ class Pipeline:
 
 
 def _answers_to(part: Part, answers: Sequence[tuple[StageCall, Answer]]) -> list[Answer]:
-    """Those to a part's own calls, without calls for what a stage had lost, but with errors."""
+    """The answers to a part's own calls and errors, without those for what a stage had lost."""
     return [
         answer
         for call, answer in answers

@@ -35,7 +35,7 @@ from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 
 
 class StageTasks:
-    """Those of one stage, for one thread at a time."""
+    """Runs the tasks of one stage, for one thread at a time."""
 
     def __init__(self, engine: Engine, held: HeldSequences, hooks: StageHooks) -> None:
         self._engine, self._held, self._hooks = engine, held, hooks

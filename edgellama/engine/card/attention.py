@@ -157,7 +157,7 @@ class CardKernels:
     def of(
         cls, config: ModelConfig, layout: CardLayout, capability: tuple[int, int]
     ) -> CardKernels:
-        """Those for a model's heads, types of the cache, and a card."""
+        """The kernels for a model's heads, types of the cache, and a card."""
         pair = layout.types.pair
         few = Kernel("card_attend_few", (*pair, part_rows(config.heads_per_group)))
         return cls(Kernel("card_store", pair), few, cls.many_of(config, pair, capability))
@@ -171,7 +171,7 @@ class CardKernels:
 
     @property
     def all(self) -> tuple[Kernel, ...]:
-        """All three."""
+        """All three kernels."""
         return self.store, self.few, self.many
 
 

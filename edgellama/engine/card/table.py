@@ -78,12 +78,12 @@ class CardTable:
 
     @property
     def address(self) -> int:
-        """Where the card has it."""
+        """Where the table lies on the card."""
         return self._table.address
 
     @property
     def source(self) -> int:
-        """Where the computer has it."""
+        """Where the table lies in the computer's memory."""
         return self._source.address
 
     def fill(self, segments: Sequence[Segment]) -> Tasks:

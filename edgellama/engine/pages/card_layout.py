@@ -66,7 +66,7 @@ class CardLayout:
 
     @property
     def types(self) -> KVTypes:
-        """Of keys and values."""
+        """The types of keys and values."""
         return self.whole.types
 
     @cached_property

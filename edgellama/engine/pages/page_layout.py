@@ -37,12 +37,12 @@ class PageOffsets(ABC):
     @property
     @abstractmethod
     def key_head_bytes(self) -> int:
-        """One head's keys."""
+        """The bytes of one head's keys."""
 
     @property
     @abstractmethod
     def value_head_bytes(self) -> int:
-        """One head's values."""
+        """The bytes of one head's values."""
 
     @property
     def layer_bytes(self) -> int:
@@ -51,7 +51,7 @@ class PageOffsets(ABC):
 
     @property
     def page_bytes(self) -> int:
-        """A whole page."""
+        """The bytes of a whole page."""
         return self.num_layers * self.layer_bytes
 
     @property

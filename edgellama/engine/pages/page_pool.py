@@ -71,7 +71,7 @@ class Hold(weakref.ref[Page]):
     page: Page
 
     def __new__(cls, page: Page) -> Hold:
-        """One owner more."""
+        """Note one owner more of the page."""
         self = super().__new__(cls, page)
         self.page = page
         return self

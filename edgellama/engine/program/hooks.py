@@ -143,7 +143,7 @@ class RowHook:
         return True
 
     def wants(self, place: Place, layer: int | None) -> bool:
-        """Its own place in its own layers."""
+        """Whether this is its own place, in one of its own layers."""
         return place == self.place and (self.layers is None or layer in self.layers)
 
     def steps(self, site: Site) -> Iterable[Op | Call]:

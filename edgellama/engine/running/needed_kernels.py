@@ -52,13 +52,13 @@ class NeededKernels:
 
     @property
     def usual(self) -> set[str]:
-        """Those of a chat: all kinds of steps, one token's logits, the next's choice."""
+        """The kernels of a chat: all kinds of steps, one token's logits, the next's choice."""
         kinds = self._machine.open().kinds
         return self._of(kinds.of_texts() | kinds.of_guesses()) | ALWAYS
 
     @cached_property
     def _of_guesses(self) -> set[str]:
-        """They depend on nothing that changes."""
+        """The kernels that check guesses, which depend on nothing that changes."""
         return self._of(self._machine.open().kinds.of_guesses())
 
     def _of(self, kinds: Set[StepKind]) -> set[str]:

@@ -100,7 +100,7 @@ def pages_start(json_bytes: int, num_tokens: int, num_pages: int) -> int:
 
 
 def header_json(header: SavedHeader) -> bytes:
-    """The JSON object."""
+    """The header as a JSON object."""
     return json.dumps(asdict(header)).encode()
 
 

@@ -110,11 +110,11 @@ class StepPlanner:
 
     @property
     def _room(self) -> Room:
-        """That of a whole step."""
+        """The room of a whole step."""
         return Room(self.step_tokens, MAX_TOKEN_SPLITS)
 
 
 def _alike(works: Sequence[Work]) -> Sequence[Work]:
-    """Those whose keys and values lie as those of the first do."""
+    """The works whose keys and values lie as those of the first do."""
     pool = works[0].cache.pool
     return [work for work in works if work.cache.pool is pool]

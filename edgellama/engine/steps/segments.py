@@ -71,7 +71,7 @@ class Segment:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens."""
+        """How many tokens the segment has."""
         return len(self.tokens)
 
     @property

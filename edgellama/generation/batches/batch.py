@@ -51,7 +51,7 @@ class _Running:
     work: Work
 
     def end(self) -> None:
-        """Give everything back."""
+        """Give back the memory of the generation."""
         self.deadline.call_off()
         self.decoding.cache.close()
 

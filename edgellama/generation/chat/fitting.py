@@ -60,7 +60,7 @@ class NoReply:
         self._prompt_tokens = prompt_tokens
 
     def steps(self) -> Iterator[Chunk]:
-        """No chunk."""
+        """A generator of no chunk."""
         yield from ()
 
     def result(self) -> Generation:

@@ -30,7 +30,7 @@ class Conversing(Protocol):
 
     @property
     def options(self) -> ChatOptions:
-        """Those that hold for every reply."""
+        """The options that hold for every reply."""
         ...
 
     @property

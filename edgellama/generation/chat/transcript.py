@@ -104,7 +104,7 @@ class Transcript:
         self.last_turn = turn_from_json(saved.last_turn, vocab_size)
 
     def copy(self) -> Transcript:
-        """An independent copy."""
+        """A copy that changes independently."""
         copied = Transcript(self.messages)
         copied._dropped_messages = self._dropped_messages
         copied.last_turn = self.last_turn

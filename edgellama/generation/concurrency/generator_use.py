@@ -16,7 +16,10 @@ GENERATOR_IN_USE = "generator already executing"
 
 
 def next_of(generator: Generator[Item, None, None], what: str) -> Item:
-    """Its next item; EdgellamaError, with ``what`` it is, where another thread is inside."""
+    """The next item of a generator.
+
+    EdgellamaError, with ``what`` it is, while another thread is inside.
+    """
     try:
         return next(generator)
     except ValueError as error:

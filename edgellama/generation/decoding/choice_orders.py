@@ -35,7 +35,7 @@ def is_orderable(request: Request) -> bool:
 
 
 class ChoiceOrders:
-    """Those of one text."""
+    """Makes the orders of one text."""
 
     def __init__(
         self,

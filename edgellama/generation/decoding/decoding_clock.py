@@ -42,7 +42,7 @@ class DecodingClock:
         self._resumed = now
 
     def note_draft(self, num_tokens: int, num_accepted: int) -> None:
-        """Of so many tokens that were guessed, so many were right."""
+        """Count guessed tokens, and those of them that were right."""
         self._drafted_tokens += num_tokens
         self._accepted_tokens += num_accepted
 

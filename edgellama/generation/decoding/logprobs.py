@@ -61,7 +61,7 @@ def prompt_logprobs(tokenizer: Tokenizer, request: Request) -> PromptLogprobs | 
 
 
 class TextLogprobs:
-    """Those of the tokens of a text, which may be taken back."""
+    """The log-probabilities of a text, which may be taken back."""
 
     def __init__(self, tokenizer: Tokenizer, num_alternatives: int) -> None:
         self._tokenizer = tokenizer
@@ -98,7 +98,7 @@ class TextLogprobs:
 
 
 class PromptLogprobs:
-    """Those of a prompt's tokens from place ``first`` on; the very first token has none."""
+    """Log-probabilities of a prompt's tokens from place ``first`` on; its first token has none."""
 
     def __init__(
         self, tokenizer: Tokenizer, prompt: Sequence[int], num_alternatives: int, first: int

@@ -77,7 +77,7 @@ class Prefill:
 
     @property
     def logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
-        """Those of the prompt's tokens, if they were asked for."""
+        """The log-probabilities of the prompt's tokens, if they were asked for."""
         return None if self._logprobs is None else self._logprobs.found
 
     def check_logprobs(self, end: str) -> None:
@@ -110,7 +110,7 @@ class Prefill:
         return self._logprobs.order(choice, vocab_size)
 
     def note(self) -> None:
-        """It is over; told to the clock once."""
+        """Tell the clock, once, that the prompt is computed."""
         if self._is_noted:
             return
         self._is_noted = True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ThinkingLimit:
-    """Of one text: what is to come instead of more thinking than ``max_tokens``."""
+    """Knows what comes in one text instead of more thinking than ``max_tokens``."""
 
     def __init__(self, tokenizer: Tokenizer, expected: ExpectedReasoning, max_tokens: int) -> None:
         self._closing = encoded_parts(tokenizer, expected.marks, ("\n", Mark.CLOSING))

@@ -200,7 +200,7 @@ class Embedder:
         return tokens
 
     def _fitting(self, index: int, tokens: list[int]) -> tuple[list[int], int]:
-        """As many tokens as fit, and how many do not; an EOS at the end stays there."""
+        """The tokens that fit, and how many do not; an EOS at the end stays there."""
         length, most = len(tokens), self.context_length
         if length <= most:
             return tokens, 0

@@ -155,7 +155,7 @@ class Classifier:
     line: WaitingLine
 
     def logprobs(self) -> InOrder[tuple[float, int]]:
-        """Of each choice its log-probability and how many tokens that is of."""
+        """The log-probability of each choice, and of how many tokens it is."""
         return InOrder(self.engine, self.line, self._begun)
 
     def _begun(self, cancel: CancelToken) -> BegunTexts[tuple[float, int]]:

@@ -24,7 +24,7 @@ class Living(Generic[Thing]):
         self._references: list[weakref.ref[Thing]] = []
 
     def add(self, thing: Thing) -> None:
-        """Know one more."""
+        """Add one more thing."""
         for reference in self._references.copy():
             if reference() is None:
                 with contextlib.suppress(ValueError):

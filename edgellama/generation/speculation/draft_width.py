@@ -34,7 +34,7 @@ class Acceptance:
 
     @property
     def probability(self) -> float:
-        """That the next one is right."""
+        """The probability that the next guess is right."""
         return self._right / self._guesses
 
     def note(self, is_right: bool) -> None:

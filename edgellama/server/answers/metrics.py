@@ -34,12 +34,12 @@ class Total:
     by_labels: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     def add(self, values: tuple[str, ...], amount: float = 1) -> None:
-        """Count some more."""
+        """Add to the counter."""
         self.by_labels[values] = self.by_labels.get(values, 0) + amount
 
     @property
     def sum(self) -> float:
-        """Over all labels."""
+        """The sum over all labels."""
         return sum(self.by_labels.values())
 
     def samples(self) -> Iterator[tuple[str, float]]:

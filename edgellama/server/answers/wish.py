@@ -20,7 +20,7 @@ class TextStream(Protocol):
     """A text while it is made, such as a ``Stream``: one thread iterates, any may cancel."""
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Its chunks."""
+        """The chunks of the text."""
         ...
 
     @property
@@ -34,11 +34,11 @@ class TextStream(Protocol):
         ...
 
     def cancel(self) -> None:
-        """End it soon."""
+        """Ask the text to end."""
         ...
 
     def close(self) -> None:
-        """End it."""
+        """End the text."""
         ...
 
 

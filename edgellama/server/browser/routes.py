@@ -40,7 +40,7 @@ class MeasureFields(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def list_conversations(request: Request) -> Response:
-    """Those that hold the words of ``search``, or all."""
+    """List the conversations that hold the words of ``search``, or all."""
     search = request.query_params.get("search", "")
     found = await state_of(request).conversations.ask(partial(conversations.listed, search=search))
     return json_response({"conversations": found})

@@ -36,7 +36,7 @@ def alternatives(number: int, param: str) -> int:
 
 
 def text_logprobs(result: Generation) -> Sequence[TokenLogprob] | None:
-    """Those of the tokens that were not thought, if they were asked for."""
+    """Log-probabilities of the tokens that were not thought, if they were asked for."""
     if result.logprobs is None:
         return None
     thought = {*result.reasoning_places}

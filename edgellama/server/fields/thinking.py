@@ -33,7 +33,7 @@ class ThinkingWish:
 
     @property
     def options(self) -> dict[str, Any]:
-        """As options of a reply; a model thinks as it does where nothing is asked for."""
+        """The options of a reply; a model thinks as it does where nothing is asked for."""
         options: dict[str, Any] = {} if self.reasoning == "auto" else {"reasoning": self.reasoning}
         if self.max_tokens is not None and self.reasoning != "raw":
             options["max_reasoning_tokens"] = self.max_tokens

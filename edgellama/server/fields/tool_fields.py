@@ -175,7 +175,7 @@ def openai_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
 
 
 def openai_call(call: ToolCall) -> dict[str, Any]:
-    """A whole call."""
+    """A whole call in OpenAI's shape."""
     function = {"name": call.name, "arguments": arguments_text(call)}
     return {"id": call.id, "type": "function", "function": function}
 

@@ -95,7 +95,7 @@ class Catalogue:
         return found
 
     def usable(self) -> list[ServedModel]:
-        """Those whose header can be read."""
+        """The models whose header can be read."""
         found = []
         for model in self.models().values():
             try:

@@ -51,7 +51,7 @@ class Job:
         self._cancelled.set()
 
     def note(self, done: int, total: int) -> None:
-        """It has come so far; from its thread."""
+        """Note how far the job has come; called from its thread."""
         self.done, self.total = done, total
 
 

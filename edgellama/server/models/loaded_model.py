@@ -33,7 +33,7 @@ class LoadedModel:
     is_outdated: bool = False
 
     def begin_use(self) -> None:
-        """It has one use more, and does not go meanwhile."""
+        """Count one use more, during which the model is not closed."""
         self.num_uses += 1
         self.stop_timer()
 
@@ -59,7 +59,7 @@ class LoadedModel:
         return max(0.0, self.last_use + self.keep_alive_s - time.time())
 
     def described(self) -> dict[str, Any]:
-        """Its description for programs and for the page."""
+        """The description of the model for programs and for the page."""
         card = self.llama.card_use
         return {
             "name": self.model.name,

@@ -123,7 +123,7 @@ class ModelShelf:
 
     @property
     def loaded(self) -> Mapping[str, LoadedModel]:
-        """Those that their names lead to."""
+        """The loaded models that are found by their names."""
         return self._held.loaded
 
     @property

@@ -64,7 +64,7 @@ FAR_AWAY_S = 100 * 365 * 86400.0
 
 
 async def root(request: Request) -> Response:
-    """That somebody is there; for browsers the page."""
+    """Answer that the server is there; browsers get the page."""
     if wants_page(request) and state_of(request).settings.with_page:
         return index_response()
     return PlainTextResponse("edgellama is running", headers={"vary": "Accept"})

@@ -29,12 +29,12 @@ More = Callable[["Generation"], "dict[str, Any]"]
 
 
 def as_message(text: str) -> dict[str, Any]:
-    """In ``/api/chat``."""
+    """The object of ``/api/chat``."""
     return {"message": {"role": "assistant", "content": text}}
 
 
 def as_response(text: str) -> dict[str, Any]:
-    """In ``/api/generate``."""
+    """The object of ``/api/generate``."""
     return {"response": text}
 
 

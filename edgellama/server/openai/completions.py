@@ -203,7 +203,7 @@ def completion(
 
 
 def _logprobs(request: CompletionRequest, index: int, result: Generation) -> dict[str, Any] | None:
-    """Those of the text, and with ``echo`` of the prompt before it, as far as they are known."""
+    """Log-probabilities of the text, with ``echo`` those of the prompt first, as far as known."""
     if result.logprobs is None:
         return None
     if result.prompt_logprobs is None:

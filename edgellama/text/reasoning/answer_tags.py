@@ -9,7 +9,7 @@ from edgellama.text.stop_strings import num_begun
 
 
 class AnswerTags:
-    """Of an answer: pieces in, the same without its tags and the white space next to them.
+    """Takes pieces of an answer, and gives them without its tags and the white space beside these.
 
     An answer that does not begin with the opening tag stays as it is, and so does a closing tag
     with words behind it.

@@ -23,12 +23,12 @@ class Parted(NamedTuple):
     text: str
 
     def joined(self, later: Parted) -> Parted:
-        """What both add."""
+        """Both additions as one."""
         return Parted(self.reasoning + later.reasoning, self.text + later.text)
 
 
 class ReasoningSplitter:
-    """Of one text: pieces in, thinking and answer out, both without the marks and what is around.
+    """Takes pieces of one text, and gives thinking and answer without marks and what is around.
 
     Marks that are written as text count at the beginning alone, so that an answer may speak of
     them; those that are tokens count everywhere. Thinking that nothing closes goes on to the end.

@@ -52,7 +52,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._processor = processor(self._make_model(self._library_prefixes))
 
     def opening_bytes(self, token: int, *, skip_special: bool = True) -> tuple[bytes, bool]:
-        """As sentencepiece decodes: a first token loses the space that encoding adds."""
+        """Bytes as sentencepiece decodes: a first token loses the space that encoding adds."""
         data = self.token_bytes(token, skip_special=skip_special)
         if self._spaces.strips_space and self._vocabulary.tokens[token].startswith(SPACE_SYMBOL):
             return data[1:], self._spaces.removes_spaces and len(data) == 1
