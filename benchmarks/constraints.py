@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,43 @@ def choice_seconds(llama: Llama, options: dict[str, Any], num_tokens: int) -> li
     return seconds
 
 
+def print_first_uses(llama: Llama, num_tokens: int) -> None:
+    """Print the first use of each form, and what choosing one of its tokens takes."""
+    for name, form in FORMS.items():
+        print(f"{name}: first use {1e3 * first_use(llama, form):.1f} ms")
+    for name, form in FORMS.items():
+        microseconds = 1e6 * np.array(choice_seconds(llama, form, num_tokens))
+        print(
+            f"{name}: choosing takes {np.median(microseconds):.0f} us in the median, "
+            f"{microseconds.mean():.0f} us in the mean"
+        )
+
+
+def text_seconds(
+    llama: Llama, options: argparse.Namespace, clock: Callable[[], float]
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds a step and a token of each form's texts, by round; forms alternate."""
+    steps: dict[str, list[float]] = {name: [] for name in FORMS}
+    tokens: dict[str, list[float]] = {name: [] for name in FORMS}
+    for number in range(options.rounds):
+        names = list(FORMS) if number % 2 else list(reversed(FORMS))
+        for name in names:
+            started = clock()
+            result = llama.generate(
+                PROMPT,
+                max_tokens=options.tokens,
+                temperature=options.temperature,
+                ignore_eos=True,
+                speculation=False,
+                seed=number,
+                **FORMS[name],
+            )
+            seconds = clock() - started
+            steps[name].append(seconds / max(1, result.statistics.decoded_tokens))
+            tokens[name].append(seconds / len(result.tokens))
+    return steps, tokens
+
+
 def main() -> None:
     """Print the first use of each form, and what its tokens and steps cost."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -90,41 +128,17 @@ def main() -> None:
     with Llama(options.model, context_length=1024, num_threads=options.threads) as llama:
         llama.generate(PROMPT, max_tokens=8)
         print(f"{llama.tokenizer.vocab_size} tokens in the vocabulary")
-        for name, form in FORMS.items():
-            print(f"{name}: first use {1e3 * first_use(llama, form):.1f} ms")
-        for name, form in FORMS.items():
-            microseconds = 1e6 * np.array(choice_seconds(llama, form, 4 * options.tokens))
-            print(
-                f"{name}: choosing takes {np.median(microseconds):.0f} us in the median, "
-                f"{microseconds.mean():.0f} us in the mean"
-            )
-        steps: dict[str, list[float]] = {name: [] for name in FORMS}
-        tokens: dict[str, list[float]] = {name: [] for name in FORMS}
-        for number in range(options.rounds):
-            names = list(FORMS) if number % 2 else list(reversed(FORMS))
-            for name in names:
-                started = clock()
-                result = llama.generate(
-                    PROMPT,
-                    max_tokens=options.tokens,
-                    temperature=options.temperature,
-                    ignore_eos=True,
-                    speculation=False,
-                    seed=number,
-                    **FORMS[name],
-                )
-                seconds = clock() - started
-                steps[name].append(seconds / max(1, result.statistics.decoded_tokens))
-                tokens[name].append(seconds / len(result.tokens))
-        for name in FORMS:
-            step, token = (
-                np.median(np.array(found[name]) / np.array(found["free"])) - 1
-                for found in (steps, tokens)
-            )
-            print(
-                f"{name}: {1e3 * np.median(steps[name]):.2f} ms a step ({step:+.1%}), "
-                f"{1e3 * np.median(tokens[name]):.2f} ms a token ({token:+.1%})"
-            )
+        print_first_uses(llama, 4 * options.tokens)
+        steps, tokens = text_seconds(llama, options, clock)
+    for name in FORMS:
+        step, token = (
+            np.median(np.array(found[name]) / np.array(found["free"])) - 1
+            for found in (steps, tokens)
+        )
+        print(
+            f"{name}: {1e3 * np.median(steps[name]):.2f} ms a step ({step:+.1%}), "
+            f"{1e3 * np.median(tokens[name]):.2f} ms a token ({token:+.1%})"
+        )
 
 
 if __name__ == "__main__":
