@@ -21,7 +21,7 @@ INTRODUCTION = """# Python
 
 Every public name, from its signature and docstring. Names are imported from `edgellama`, `convert`
 and `plan` from `edgellama.convert`. Calls that end in `_async` are for event loops, see
-[embedding](embedding.md). Written by `python tests/api_reference.py`.
+[applications](applications.md). Written by `python tests/api_reference.py`.
 """
 GROUPS: Mapping[str, Sequence[str]] = {
     "A model": ("Llama",),
