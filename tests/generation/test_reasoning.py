@@ -339,10 +339,10 @@ def test_marks_are_those_of_template_or_vocabulary() -> None:
     assert reasoning_marks(PLAIN, "no marks") is None
     told = reasoning_marks(CONTROLLED, "… '</think>' …")
     assert told is not None
-    assert (told.opening, told.tokens, told.is_told) == ("<think>", frozenset(), True)
+    assert (told.opening, told.tokens, told.is_in_template) == ("<think>", frozenset(), True)
     own = reasoning_marks(CONTROLLED, "")
     assert own is not None
-    assert (own.opening, len(own.tokens), own.is_told) == ("[THINK]", 2, False)
+    assert (own.opening, len(own.tokens), own.is_in_template) == ("[THINK]", 2, False)
     whole = reasoning_marks(tokenizer_with("<thought>", "</thought>", kind=4), "")
     assert whole is not None
     assert (whole.closing, whole.tokens) == ("</thought>", frozenset())

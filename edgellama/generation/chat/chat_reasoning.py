@@ -70,7 +70,7 @@ class ChatReasoning:
         is_open = ends_with(self._tokenizer, prompt, marks.opening)
         # A template with a variable for thinking writes the mark itself; a token of the vocabulary
         # alone does not show that the model thinks.
-        is_ours = marks.is_told and not self._template.thinking_variables
+        is_ours = marks.is_in_template and not self._template.thinking_variables
         parts: Sequence[str | Mark] = ()
         if wish and is_ours and not is_open:
             parts = (Mark.OPENING, "\n")

@@ -34,7 +34,7 @@ class Mark(Enum):
 
 
 TAIL_TOKENS = 32
-"""Of a prompt, in which its last mark is looked for."""
+"""At the end of a prompt, among which its last mark is looked for."""
 
 
 @dataclass(frozen=True)

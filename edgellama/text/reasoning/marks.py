@@ -34,8 +34,8 @@ class ReasoningMarks:
     """What opens thinking, and what closes it.
 
     ``opening_token`` and ``closing_token`` are their ids where they are control tokens, which have
-    no text of their own; else None. ``is_told``: not the vocabulary alone has them, but the
-    template too, so that the model was trained to think. ``answer``: the tags between which the
+    no text of their own; else None. ``is_in_template``: the chat template has them, not the
+    vocabulary alone, so the model was trained to think. ``answer``: the tags between which the
     answer stands, if the template names some.
     """
 
@@ -43,7 +43,7 @@ class ReasoningMarks:
     closing: str
     opening_token: int | None = None
     closing_token: int | None = None
-    is_told: bool = True
+    is_in_template: bool = True
     answer: tuple[str, str] | None = None
 
     @cached_property
@@ -54,7 +54,7 @@ class ReasoningMarks:
         )
 
 
-USUAL_MARKS = ReasoningMarks(*PAIRS[0], is_told=False)
+USUAL_MARKS = ReasoningMarks(*PAIRS[0], is_in_template=False)
 """Those that most models use, also where only their system prompt tells them to."""
 
 
@@ -73,7 +73,7 @@ def reasoning_marks(tokenizer: Tokenizer, template: str) -> ReasoningMarks | Non
     if number is not None:
         has_tags = all(tag in template for tag in ANSWER_TAGS)
         answer = ANSWER_TAGS if has_tags else None
-        return _marks(tokenizer, number, is_told=True, answer=answer)
+        return _marks(tokenizer, number, is_in_template=True, answer=answer)
     return tokenizer.derived(_of_vocabulary)
 
 
@@ -97,12 +97,16 @@ def _pair_in(text: str) -> int | None:
 def _of_vocabulary(tokenizer: Tokenizer) -> ReasoningMarks | None:
     for number, pair in enumerate(PAIRS):
         if all(_token(tokenizer, mark) is not None for mark in pair):
-            return _marks(tokenizer, number, is_told=False)
+            return _marks(tokenizer, number, is_in_template=False)
     return None
 
 
 def _marks(
-    tokenizer: Tokenizer, number: int, *, is_told: bool, answer: tuple[str, str] | None = None
+    tokenizer: Tokenizer,
+    number: int,
+    *,
+    is_in_template: bool,
+    answer: tuple[str, str] | None = None,
 ) -> ReasoningMarks:
     opening, closing = PAIRS[number]
     return ReasoningMarks(
@@ -110,7 +114,7 @@ def _marks(
         closing,
         _control_token(tokenizer, opening),
         _control_token(tokenizer, closing),
-        is_told,
+        is_in_template,
         answer,
     )
 

@@ -17,7 +17,7 @@ BETWEEN_THOUGHTS = "\n\n"
 
 
 class Parted(NamedTuple):
-    """What a piece adds to both."""
+    """What a piece of text adds to the thinking and to the answer."""
 
     reasoning: str
     text: str
