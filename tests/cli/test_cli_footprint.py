@@ -10,13 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import CliRunner
+from places import DATA
+from reference.relatives import write_relative
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cli.inputs.model_outline_source import find_outline
+from edgellama.convert import convert
 from edgellama.measure.child_process import run_in_child
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.gguf.file import GGUFFile
 
 CONFIGURATION = {
     "architectures": ["LlamaForCausalLM"],
@@ -202,6 +207,17 @@ LLAVA: dict[str, Any] = {
     "text_config": {"model_type": "llama", "vocab_size": 32064},
     "vision_config": {"model_type": "clip_vision_model"},
 }
+
+
+@pytest.mark.parametrize("name", ["phi3-long", "qwen2", "qwen3", "ministral3"])
+def test_relatives_have_the_tensors_of_their_files(name: str, tmp_path: Path) -> None:
+    """What a configuration alone tells of tensors is what its conversion writes."""
+    golden = dict(np.load(DATA / "relatives_golden.npz"))
+    folder = write_relative(tmp_path / name, name, golden)
+    path = convert(folder, tmp_path / "model.gguf", type="f32").path
+    outline = find_outline(str(folder / "config.json")).outline
+    with GGUFFile(path) as file:
+        assert outline.shapes == {name: tensor.shape for name, tensor in file.tensors.items()}
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,8 @@ def _outline(
     from edgellama.quant.model_config import ModelConfig
     from edgellama.quant.rope_config import RopeConfig
 
+    scaling = sizes.scaling
+    is_longrope = scaling.kind == "longrope"
     config = ModelConfig(
         vocab_size=sizes.vocab_size,
         context_length=sizes.context_length,
@@ -153,7 +155,12 @@ def _outline(
         head_count_kv=sizes.head_count_kv,
         head_size=sizes.head_size,
         rms_epsilon=sizes.rms_epsilon,
-        rope=RopeConfig(sizes.head_size, sizes.rope_base),
+        rope=RopeConfig(
+            sizes.rotated or sizes.head_size,
+            sizes.rope_base,
+            "longrope" if is_longrope else "none",
+            original_context_length=scaling.original_context_length or 0,
+        ),
         sliding_window=sizes.sliding_window,
         has_head_norms=sizes.has_head_norms,
     )
@@ -161,6 +168,6 @@ def _outline(
         str(path),
         config,
         is_tied=is_tied,
-        has_rope_freqs=sizes.scaling.stretch is not None,
+        has_rope_freqs=scaling.stretch is not None and not is_longrope,
         biased=biased,
     )
