@@ -6,6 +6,7 @@ No card is behind it. The texts are those of the CPU's attention.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,25 @@ def test_a_watched_card_gets_a_few_blocks_at_once(
     tiles = count_tiles(len(PROMPT), 3)
     assert {launch.grid[0] for launch in many} < {*range(1, tiles)}
     assert firsts[0] == 0 and firsts[1] == many[0].grid[0]
+    assert (double.violations, double.leaks) == ([], {})
+
+
+def test_heads_arranged_by_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen 3's norms of heads, and heads that are split in halves, are the CPU's work before."""
+    double = CudaDouble()
+    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(double)))
+    monkeypatch.setattr(card_device, "ptx_of", stub_ptx)
+    found = set()
+    for architecture in ("qwen3", "qwen2", "llama"):
+        shape = replace(SHAPES["f16"], architecture=architecture)
+        model = write_tiny_llama(tmp_path / f"{architecture}.gguf", shape)
+        on_cpu, on_card = (
+            texts(model, "f16", attention, PROMPT[:140], MORE[:3], 6)
+            for attention in ("cpu", "cuda")
+        )
+        assert on_card == on_cpu
+        found.add(on_card[0])
+    assert len(found) == 3 and double.launches
     assert (double.violations, double.leaks) == ([], {})
 
 
