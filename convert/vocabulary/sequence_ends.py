@@ -40,7 +40,8 @@ def bos_and_eos(
     tokenizer classes, and where there is no tokenizer.json; for all other classes the
     post-processor of tokenizer.json decides alone. Where nobody says, SentencePiece gets a BOS
     unless its class is one of those that leave it to the post-processor.
-    A post-processor that adds a token of its own declares it to be BOS or EOS.
+    A post-processor that adds a token of its own declares it to be BOS or EOS; where another token
+    is EOS, as Qwen3-Embedding says of the end of a turn, that one becomes the end of turns.
     """
     template = _template(settings.tokenizer.fields("post_processor"), MAX_DEPTH)
     by_text = {token.text: index for index, token in enumerate(tokens)}
@@ -53,6 +54,9 @@ def bos_and_eos(
     for role in ("bos", "eos"):
         declared = settings.flag(f"add_{role}_token") if obeys else None
         if declared is None and template is not None:
+            if role == "eos" and (last := by_text.get(template.last or "")) is not None:
+                ids.setdefault("eot", ids[role])
+                ids[role] = last
             declared = _adds(role, ends[role], ids, by_text, settings.tokenizer.source)
         if declared is None:
             is_generic = settings.tokenizer_class in GENERIC_CLASSES

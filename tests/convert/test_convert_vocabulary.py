@@ -411,6 +411,22 @@ def test_bos_and_eos(
     assert (found["add_bos_token"], found["add_eos_token"]) == expected
 
 
+def test_the_end_of_a_text_is_not_that_of_a_turn(tmp_path: Path) -> None:
+    """What the post-processor puts behind a text is EOS, as in Qwen3-Embedding; both end texts."""
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    content = tokenizers.byte_level_tokenizer("qwen2", special)
+    end = {"SpecialToken": {"id": special[0], "type_id": 0}}
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, end]
+    content["post_processor"] = {"type": "TemplateProcessing", "single": single}
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    settings = {"eos_token": special[2], "tokenizer_class": "Qwen2Tokenizer"}
+    tokenizers.write_json(tmp_path / "tokenizer_config.json", settings)
+    found = vocabulary(tmp_path, 320)
+    assert (found.settings["add_bos_token"], found.settings["add_eos_token"]) == (False, True)
+    roles = {role: found.tokens[found.special_ids[role]] for role in ("eos", "eot")}
+    assert roles == {"eos": special[0], "eot": special[2]}
+
+
 def test_unknown_split_pattern(tmp_path: Path) -> None:
     """An unknown way to cut text is refused with what it is, unless its name is given."""
     content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL)
