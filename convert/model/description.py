@@ -102,7 +102,9 @@ def describe(
     found = weights.tensors if relative is None else relative.llama_tensors(weights.tensors, own)
     layout = SourceLayout(str(checkpoint.path), checkpoint.kind, found, checkpoint.absent)
     sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
-    tie = (_meta_tie if is_meta else _hugging_face_tie)(config, layout)
+    pooling = read_fields(checkpoint.folder / POOLING_FILE)
+    is_for_vectors = is_headless(config) or bool(pooling)
+    tie = _meta_tie(config, layout) if is_meta else _tie(config, layout, is_for_vectors)
     architecture = USUAL_ARCHITECTURE if relative is None else relative.architecture(own)
     is_kept = is_meta or architecture in HALF_SPLIT
     is_half_split = not (is_kept or (relative is not None and relative.is_interleaved))
@@ -116,7 +118,7 @@ def describe(
         general_items(checkpoint, tensors, name)
         | ({} if relative is None else source_items(own))
         | sampling_items(generation)
-        | pooling_items(read_fields(checkpoint.folder / POOLING_FILE))
+        | pooling_items(pooling)
         | sizes.items()
         | vocabulary.items()
         | end_token_items([config, generation], vocabulary.special_ids, len(vocabulary.tokens))
@@ -144,10 +146,14 @@ def _meta_tie(config: Fields, layout: SourceLayout) -> OutputTie:
     return decide_tie(layout.tensors, release.tied, f"{release.name} of this size is tied")
 
 
-def _hugging_face_tie(config: Fields, layout: SourceLayout) -> OutputTie:
-    """Whether the embedding is the output; readers take it for one that is not there."""
-    is_headless_file = is_headless(config) and OUTPUT not in layout.tensors
-    is_tied = config.flag("tie_word_embeddings", False) or is_headless_file
+def _tie(config: Fields, layout: SourceLayout, is_for_vectors: bool) -> OutputTie:
+    """Whether the embedding is the output; readers take it for one that is not there.
+
+    Models for vectors need none, whatever Qwen3-Embedding 8B is called.
+    """
+    is_tied = config.flag("tie_word_embeddings", False) or (
+        is_for_vectors and OUTPUT not in layout.tensors
+    )
     return decide_tie(layout.tensors, is_tied, "tie_word_embeddings is true")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from edgellama.convert.model.relatives import HEADLESS as HEADLESS_LLAMA
 from edgellama.convert.model.relatives import RELATIVES
 from edgellama.convert.model.strangers import OTHERS, STRANGERS
 from edgellama.convert.sources.json_fields import Fields
@@ -21,7 +22,7 @@ ARCHITECTURES = (
     "MistralForCausalLM",
 )
 """LongLLaMA's weights are those of a Llama; its memory of earlier texts is code of its own."""
-HEADLESS = ("LlamaModel", "MistralModel")
+HEADLESS = (HEADLESS_LLAMA, "MistralModel")
 """Without an output matrix: models that were trained to make vectors of texts."""
 MODEL_TYPES = ("llama", "longllama", "mistral")
 ACTIVATIONS = ("silu", "swish")

@@ -7,6 +7,7 @@ Llama does not, and the factor goes into the weights. ``strangers`` lists those 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from edgellama.convert import metadata
@@ -38,10 +39,19 @@ from edgellama.convert.model.tensor_names import EXAONE, KORMO, each_layer_twice
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.config_keys import ARCHITECTURE_KEY, USUAL_ARCHITECTURE
 
+HEADLESS = "LlamaModel"
+"""A Llama without an output matrix."""
 SOURCE_KEY = "edgellama.source_architecture"
 """Says of a file whose matrices are not the checkpoint's, what that was."""
 _QWEN2: Settings = MappingProxyType(
     {"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
+)
+_QWEN_2 = Relative("Qwen 2 and 2.5", defaults=_QWEN2, settings=windows.qwen2_windows)
+_QWEN_3 = Relative(
+    "Qwen 3",
+    defaults={**_QWEN2, "head_dim": 128},
+    settings=lambda config: {**windows.qwen2_windows(config), HEAD_NORMED: True},
+    architecture=lambda config: "qwen3",
 )
 _TELECHAT = Relative(
     "TeleChat and TeleChat 2",
@@ -214,15 +224,10 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             settings=settings.qwen_settings,
             rewritten=qwen_apart,
         ),
-        "Qwen2ForCausalLM": Relative(
-            "Qwen 2 and 2.5", defaults=_QWEN2, settings=windows.qwen2_windows
-        ),
-        "Qwen3ForCausalLM": Relative(
-            "Qwen 3",
-            defaults={**_QWEN2, "head_dim": 128},
-            settings=lambda config: {**windows.qwen2_windows(config), HEAD_NORMED: True},
-            architecture=lambda config: "qwen3",
-        ),
+        "Qwen2ForCausalLM": _QWEN_2,
+        "Qwen2Model": replace(_QWEN_2, kind=HEADLESS),
+        "Qwen3ForCausalLM": _QWEN_3,
+        "Qwen3Model": replace(_QWEN_3, kind=HEADLESS),
         "SeedOssForCausalLM": Relative("Seed-OSS", defaults={"head_dim": 128}),
         "SkyworkForCausalLM": Relative("Skywork"),
         "SmolLM3ForCausalLM": Relative(

@@ -80,6 +80,33 @@ def test_layers_without_positions(golden: dict[str, Any], tmp_path: Path) -> Non
         assert file.metadata["general.architecture"] == "llama"
 
 
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_models_for_vectors(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    """Without an output matrix they make the same vectors, whatever their class; files tell how."""
+    folder = write_relative(tmp_path / "whole", name, golden)
+    convert(folder, tmp_path / "whole.gguf", type="f32")
+    vectors = {}
+    with Llama(tmp_path / "whole.gguf", exact=True) as llama:
+        vectors["whole"] = llama.embed([[1, 20, 30], [1, 5]], pooling="last")
+    tensors = drawn(name, json.loads(str(golden[f"{name}/shapes"])))
+    bare = {n.removeprefix("model."): t for n, t in tensors.items() if not n.startswith("lm_head")}
+    write_safetensors(folder / "model.safetensors", bare)
+    (folder / "1_Pooling").mkdir()
+    pooling = json.dumps({"pooling_mode_lasttoken": True})
+    (folder / "1_Pooling" / "config.json").write_text(pooling)
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    kind = config["architectures"][0]
+    for architecture in (kind, kind.replace("ForCausalLM", "Model")):
+        changed = config | {"architectures": [architecture]}
+        (folder / "config.json").write_text(json.dumps(changed))
+        convert(folder, tmp_path / f"{architecture}.gguf", type="f32")
+        with Llama(tmp_path / f"{architecture}.gguf", exact=True) as llama:
+            vectors[architecture] = llama.embed([[1, 20, 30], [1, 5]])
+    assert len(vectors) == 3
+    for found in vectors.values():
+        np.testing.assert_array_equal(found, vectors["whole"])
+
+
 @pytest.mark.parametrize("architecture", ["smollm3", "internlm2", "xverse", "ernie4_5"])
 def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None:
     """They run, are converted again, and keep their name; those of few layers are Llamas."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CONFIGURATIONS = ("config.json", "params.json")
 """Of Hugging Face and of Meta, the first of them where there are both."""
-ALWAYS_BIASED = frozenset({"Qwen2ForCausalLM", "MiMoForCausalLM"})
+ALWAYS_BIASED = frozenset({"Qwen2ForCausalLM", "Qwen2Model", "MiMoForCausalLM"})
 """What computes queries, keys and values has biases, and no field says so."""
 LLAMA_2_VOCABULARY = 32000
 """Tokens, where params.json says -1, as those of Llama 1 and 2 alone do."""
