@@ -7,7 +7,7 @@ It joins everything about Llamas in a conversion: names, sizes, vocabulary, chat
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from edgellama.convert.model.hparams import (
     meta_release,
 )
 from edgellama.convert.model.layout import SourceLayout
+from edgellama.convert.model.merged_adapters import with_adapters
 from edgellama.convert.model.output_tie import OutputTie, decide_tie
 from edgellama.convert.model.pooling import FILE as POOLING_FILE
 from edgellama.convert.model.pooling import pooling_items
@@ -44,7 +45,7 @@ from edgellama.convert.vocabulary.chat_template_source import chat_template_item
 from edgellama.convert.vocabulary.split_pattern_names import checked_name
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
-from edgellama.quant.config_keys import USUAL_ARCHITECTURE
+from edgellama.quant.config_keys import ARCHITECTURE_KEY, USUAL_ARCHITECTURE
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.llama_tensors import OUTPUT
@@ -78,19 +79,24 @@ class ModelDescription:
 
 
 def describe(
-    checkpoint: Checkpoint, *, pre: str | None = None, name: str | None = None
+    checkpoint: Checkpoint,
+    *,
+    pre: str | None = None,
+    name: str | None = None,
+    adapters: Sequence[tuple[Path, float]] = (),
 ) -> ModelDescription:
     """The file that a checkpoint becomes.
 
     ``pre``: the name of the tokenizer's split pattern (``tokenizer.ggml.pre``), for one that is
-    not recognised. ``name``: the model's; None for the source's own. UnsupportedModelError for
-    what is no Llama or has an unknown tokenizer, ModelFileError for what is damaged or incomplete,
-    InvalidOptionError for another ``pre`` or ``name`` than there can be.
+    not recognised. ``name``: the model's; None for the source's own. ``adapters``: files with their
+    scales, merged into the weights. UnsupportedModelError for what is no Llama or has an unknown
+    tokenizer, ModelFileError for what is damaged or incomplete, InvalidOptionError for another
+    ``pre`` or ``name`` than there can be.
     """
     if name is not None and not name.isprintable():
         raise InvalidOptionError(f"the name {shown(name)}; allowed: printable text")
     if checkpoint.kind == "gguf":
-        return _describe_gguf(checkpoint, pre, name)
+        return _describe_gguf(checkpoint, pre, name, adapters)
     checkpoint = text_part(checkpoint)
     is_meta = checkpoint.kind == "meta"
     config_file = "params.json" if is_meta else "config.json"
@@ -132,7 +138,10 @@ def describe(
         *_context_notes(sizes),
         *(() if relative is None else relative.notes(weights.tensors)),
     )
-    return ModelDescription(MappingProxyType(items), tuple(tensors), notes)
+    merged = with_adapters(
+        tensors, adapters, checkpoint.path, is_half_split=is_kept and not is_meta
+    )
+    return ModelDescription(MappingProxyType(items), merged, notes)
 
 
 def _context_notes(sizes: HyperParameters) -> tuple[str, ...]:
@@ -157,7 +166,12 @@ def _tie(config: Fields, layout: SourceLayout, is_for_vectors: bool) -> OutputTi
     return decide_tie(layout.tensors, is_tied, "tie_word_embeddings is true")
 
 
-def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) -> ModelDescription:
+def _describe_gguf(
+    checkpoint: Checkpoint,
+    pre: str | None,
+    name: str | None,
+    adapters: Sequence[tuple[Path, float]],
+) -> ModelDescription:
     items = gguf_items(checkpoint.path)
     if name is not None:
         items["general.name"] = metadata.text(name)
@@ -171,9 +185,17 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
             f"the split pattern {shown(pre)}: {checkpoint.path} has none; "
             "allowed: with byte-level BPE"
         )
-    keys, tensors, notes = llama_of_gguf(str(checkpoint.path), items, checkpoint.tensors)
+    own, path = checkpoint.tensors, checkpoint.path
+    # An adapter fits the file's order of rows, if the engine has one for it.
+    is_half_split = items[ARCHITECTURE_KEY].value in HALF_SPLIT
+    if is_half_split:
+        merged = with_adapters(tuple(own.values()), adapters, path, is_half_split=True)
+        own = {tensor.name: tensor for tensor in merged}
+    keys, tensors, notes = llama_of_gguf(str(path), items, own)
     notes = (*double_notes(checkpoint.tensors), *notes)
-    return ModelDescription(MappingProxyType(dict(keys)), tuple(tensors.values()), notes)
+    later = () if is_half_split else adapters
+    all_tensors = with_adapters(tuple(tensors.values()), later, path, is_half_split=False)
+    return ModelDescription(MappingProxyType(dict(keys)), all_tensors, notes)
 
 
 def _missing_pattern(path: Path, items: Mapping[str, MetadataItem]) -> str | None:

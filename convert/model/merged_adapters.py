@@ -6,7 +6,7 @@ adapter's file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -48,16 +48,18 @@ class MergedTensor(SourceTensor):
 
 def with_adapters(
     tensors: Sequence[SourceTensor],
-    adapters: Iterable[tuple[Path, float]],
+    adapters: Sequence[tuple[Path, float]],
     base: Path,
     *,
     is_half_split: bool,
 ) -> tuple[SourceTensor, ...]:
     """The model's tensors, those that adapters change as merged ones.
 
-    ``is_half_split``: the model's order of rows. Raises what ``read_adapter`` raises; ``base`` is
-    the model, for its messages.
+    ``is_half_split``: the model's order of rows. Raises what ``read_adapter`` raises where there
+    are adapters; ``base`` is the model, for its messages.
     """
+    if not adapters:
+        return tuple(tensors)
     shapes = {tensor.name: tensor.shape for tensor in tensors if len(tensor.shape) == 2}
     max_rank = max(map(max, shapes.values()))
     found: dict[str, list[ScaledPair]] = {}

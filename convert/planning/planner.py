@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from edgellama.convert.imatrix import read_imatrix
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.description import ModelDescription, describe
-from edgellama.convert.model.merged_adapters import with_adapters
 from edgellama.convert.model.metadata_override import override_metadata
 from edgellama.convert.options import ConversionOptions
 from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedTensor
@@ -32,10 +30,9 @@ from edgellama.convert.planning.runnable import check_runnable
 from edgellama.convert.planning.split import plan_files
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
-from edgellama.quant.config_keys import ARCHITECTURE_KEY
 from edgellama.quant.errors import ConversionError, InvalidOptionError
 from edgellama.quant.llama_tensors import OUTPUT
-from edgellama.quant.model_config import HALF_SPLIT, ModelConfig
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import (
     COPY,
     RECIPES,
@@ -61,21 +58,13 @@ _PART = re.compile(r"-\d{5}-of-\d{5}$")
 def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> ConversionPlan:
     """What converting ``checkpoint`` will write.
 
-    Raises what ``describe``, ``with_adapters`` and ``read_imatrix`` raise, and InvalidOptionError
-    for options that do not fit the model.
+    Raises what ``describe`` and ``read_imatrix`` raise, and InvalidOptionError for options that do
+    not fit the model.
     """
     is_copy = options.formats.recipe is COPY
     if is_copy and checkpoint.kind != "gguf":
         raise InvalidOptionError(f"type copy: {checkpoint.path} is no GGUF file; allowed: those")
-    model = describe(checkpoint, pre=options.pre, name=options.name)
-    if options.adapters:
-        merged = with_adapters(
-            model.tensors,
-            options.adapters,
-            checkpoint.path,
-            is_half_split=model.metadata[ARCHITECTURE_KEY].value in HALF_SPLIT,
-        )
-        model = replace(model, tensors=merged)
+    model = describe(checkpoint, pre=options.pre, name=options.name, adapters=options.adapters)
     for note in model.notes:
         _log.warning("%s: %s", checkpoint.path, note)
     metadata = override_metadata(model.metadata, options.metadata)

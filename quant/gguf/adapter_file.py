@@ -18,6 +18,7 @@ from edgellama.quant.gguf.tensors import Tensor
 from edgellama.quant.llama_tensors import OUTPUT, Shape
 from edgellama.quant.model_config import ARCHITECTURES, EMBEDDING, HALF_SPLIT
 from edgellama.quant.records import dataclass
+from edgellama.quant.ways import Way
 
 FACTOR_FORMATS = ("F32", "F16", "BF16", "Q8_0")
 """What factors are written in, by every program that writes them."""
@@ -120,7 +121,11 @@ def _check_order(file: GGUFFile, base: Path, is_half_split: bool) -> None:
         raise ModelFileError(
             f"{file.path}: general.architecture is {shown(architecture)}, whose queries and keys "
             f"have their rows in another order than {base}; needed: an adapter that was converted "
-            f"for this model, of {', '.join(allowed)}"
+            f"for this model, of {', '.join(allowed)}",
+            way=Way(
+                f"convert_lora(FOLDER, base={str(base)!r}) converts it from PEFT's folder",
+                f"convert it again from PEFT's folder: edgellama convert-lora FOLDER --base {base}",
+            ),
         )
 
 

@@ -21,6 +21,7 @@ from reference.tiny_models import TinyLlama, random_weights, write_tiny_llama
 
 from edgellama import Llama
 from edgellama.convert import convert, plan
+from edgellama.engine.engine import Engine
 from edgellama.quant.errors import (
     ConversionError,
     InvalidOptionError,
@@ -125,6 +126,25 @@ def test_the_merged_model_says_what_the_adapted_one_says(folder: Path, tmp_path:
         adapted = llama.generate("abc", adapters=adapters, **options).text
     with Llama(path, num_threads=1) as llama:
         assert llama.generate("abc", **options).text == adapted != plain
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_an_adapter_fits_the_file_that_it_is_merged_into(architecture: str, tmp_path: Path) -> None:
+    """Also where the rows of queries and keys get another order, as those of Qwen 2's files do."""
+    model = dataclasses.replace(TINY, architecture=architecture)
+    source = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    fields = {"general.architecture": architecture}
+    adapter = write_gguf_adapter(tmp_path / "a.gguf", FACTORS["one"], metadata=fields)
+    merged = convert(source, tmp_path / "m.gguf", type="f32", adapters=[(adapter, 0.5)]).path
+    tokens, logits = [1, *range(40, 70)], []
+    for path, scales in ((source, {"a": 0.5}), (merged, {}), (source, {})):
+        with GGUFFile(path) as file, Engine(file, kv_type="f32") as engine:
+            if scales:
+                engine.adapters.load(adapter)
+            cache = engine.new_cache(adapters=engine.adapters.adapter_set(scales))
+            logits.append(engine.forward(tokens, cache, logits="all"))
+    np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=1e-4)
+    assert np.abs(logits[2] - logits[0]).max() > 0.1
 
 
 def test_a_scale_of_zero_adds_nothing(folder: Path, tmp_path: Path) -> None:
