@@ -72,7 +72,9 @@ class OpenModel(AdjustableModel):
             path_or_name: Path of a GGUF file, or a name that ``edgellama pull`` has fetched, such
                 as "smollm2". With ``quantize`` also the folder of a checkpoint.
             context_length: How many tokens each session can hold, prompt and text together, from 1.
-                None (the default) takes the model's own length, or less if memory is short.
+                None (the default) takes the model's own length, or less if memory is short. A model
+                with LongRoPE, such as Phi-3.5, takes its frequencies for short texts if this is no
+                more than its original length.
             num_threads: Threads to compute with, 1 to 256. None (the default) takes
                 EDGELLAMA_NUM_THREADS, or else one per physical core.
             kv_type: Type of the KV cache: "f32", "f16" (the default), "bf16", "q8_0" or "q4_0". To
