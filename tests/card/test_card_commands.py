@@ -97,7 +97,7 @@ def test_without_a_card_cuda_is_one_line(run_cli: CliRunner, model: Path) -> Non
 
 
 def test_auto_is_silent_without_a_card(run_cli: CliRunner, model: Path) -> None:
-    """The same text as on the CPU, and no word about cards."""
+    """Without a card, "auto" gives the same text as the CPU and says no word about cards."""
     arguments = ("generate", model, "-p", PROMPT, "-n", "8", "--temperature", "0")
     plain = run_cli(*arguments, "--attention", "cpu", environment=HIDDEN)
     auto = run_cli(*arguments, "--attention", "auto", "--gpu-memory", "2GB", environment=HIDDEN)

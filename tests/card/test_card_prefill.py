@@ -208,7 +208,7 @@ def test_rows_are_what_the_formula_gives(shape: Shape) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", MORE_SHAPES, ids=shape_name)
 def test_more_shapes(shape: Shape) -> None:
-    """The same for other types, sizes and groups."""
+    """Prompts of other types, sizes and groups have the same results."""
     assert shape.error_in(partial(CardCache, warp_runner())) < 1
 
 

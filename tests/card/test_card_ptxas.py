@@ -32,7 +32,7 @@ def test_no_register_is_spilled(target: str) -> None:
 @pytest.mark.ptxas
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_register_of_any_kernel_is_spilled(target: str) -> None:
-    """Each type, each pair of types, all rows and the usual heads, for all cards."""
+    """No kernel of any type, number of rows or usual head keeps a register in memory."""
     found = assemble(PROVED, target)
     assert {name for name, kernel in found.items() if kernel.local_bytes} == set()
 

@@ -73,7 +73,7 @@ USED = {
 
 @pytest.mark.parametrize("name", driver.FUNCTIONS)
 def test_a_function_is_declared_as_in_the_header(name: str) -> None:
-    """Its symbol, and every parameter's size and kind."""
+    """A function has the symbol, and each parameter the size and kind, that the header says."""
     symbol, declared = driver.FUNCTIONS[name]
     header = GOLDEN["functions"][name]
     assert symbol == header["symbol"]
@@ -98,7 +98,7 @@ def is_passed_as(ours: Any, theirs: str) -> bool:
 
 @pytest.mark.parametrize("name", USED)
 def test_a_number_is_the_headers(name: str) -> None:
-    """Codes, flags, options and attributes."""
+    """Codes, flags, options and attributes have the numbers that the header says."""
     assert USED[name] == NUMBERS[name]
 
 

@@ -266,13 +266,13 @@ def compiled_together() -> None:
 @pytest.mark.usefixtures("compiled_together")
 @pytest.mark.parametrize("case", all_cases(), ids=case_name)
 def test_every_kernel(case: Case) -> None:
-    """Each type, pair of types, number of rows and width of heads."""
+    """Each kernel of any type, number of rows and width of heads computes what it should."""
     assert case.error() < 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [(keys, values) for keys in CACHE_TYPES for values in CACHE_TYPES])
 def test_all_stored_bits(pair: tuple[str, str]) -> None:
-    """Each pair of types, on both tiers."""
+    """Each pair of types stores the bits that the CPU stores, on both tiers."""
     check_store(pair, "sm_80")
     check_store(pair, "sm_75")

@@ -146,7 +146,7 @@ ROUNDED = [
 
 @pytest.mark.parametrize(("body", "given", "expected"), COMPUTED)
 def test_words(body: str, given: Any, expected: Any) -> None:
-    """Integers, bytes and pairs."""
+    """Instructions compute integers, bytes and pairs as NVIDIA describes them."""
     words = given if isinstance(given, np.float32) else np.array(given % 2**32, "u4")
     found = run(body, words)
     assert set(found.tolist()) == {int(np.array(expected).astype(_kind(expected)).view("u4"))}

@@ -94,7 +94,7 @@ def test_rounds(step: int, rounds: int) -> None:
 
 @pytest.mark.parametrize(("step", "rounds"), [(16, 4), (32, 8), (48, 4), (128, 32)])
 def test_rounds_of_16_bytes(step: int, rounds: int) -> None:
-    """Eight lanes at once, in rows an odd number of 16 bytes apart."""
+    """Reads of 16 bytes a lane are counted as the rounds that eight lanes at a time need."""
     traffic = Traffic()
     lanes = np.arange(32)
     traffic.note_shared(lanes * step, lanes, 16)

@@ -305,7 +305,7 @@ def test_another_model(chat: Chat, tmp_path: Path) -> None:
 
 
 def test_completion(tmp_path: Path) -> None:
-    """Commands, their arguments and files; nothing within a message."""
+    """Commands, their arguments and files are completed, and nothing within a message."""
     from prompt_toolkit.completion import CompleteEvent
     from prompt_toolkit.document import Document
 

@@ -107,7 +107,7 @@ def test_empty_pipe_is_no_prompt(run_cli: CliRunner) -> None:
 
 
 def test_no_command_shows_the_help(run_cli: CliRunner) -> None:
-    """The bare command explains itself, as wrong usage."""
+    """The bare command shows the help, and ends as wrong usage does."""
     result = run_cli()
     assert result.returncode == 2
     assert "Commands:" in result.stderr

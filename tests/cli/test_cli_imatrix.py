@@ -49,7 +49,7 @@ def test_file_holds_what_the_api_measures(
 
 
 def test_options(run_cli: CliRunner, model: Path, tmp_path: Path) -> None:
-    """Text from standard input, the output matrix, and replacing a file, all on request."""
+    """On request text is read from standard input, the output measured, and a file replaced."""
     output = tmp_path / "imatrix.gguf"
     output.write_text("old")
     arguments = ("imatrix", model, "-f", "-", "-o", output, "--process-output", "--overwrite")

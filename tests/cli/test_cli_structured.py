@@ -31,7 +31,7 @@ def test_generate_by_grammar(run_cli: CliRunner, smollm2_path: Path, tmp_path: P
 
 
 def test_mistakes_are_one_line(run_cli: CliRunner, smollm2_path: Path) -> None:
-    """A wrong schema and a missing file: no traceback, exit code 1."""
+    """A wrong schema and a missing file give one line, no traceback, and exit code 1."""
     wrong = run_cli("generate", smollm2_path, "--schema", '{"not": {}}', "-p", "x")
     missing = run_cli("generate", smollm2_path, "--schema", "nothing.json", "-p", "x")
     assert [wrong.returncode, missing.returncode] == [1, 1]

@@ -49,7 +49,7 @@ def test_pydantic_ai(served: Served, protocol: str) -> None:
 
 @pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA", "RESPONSES_TOOLS"])
 def test_instructor(served: Served, mode: str) -> None:
-    """Classes by tools, by a schema and by responses."""
+    """instructor fills classes by tools, by a schema and by responses."""
     instructor, openai = pytest.importorskip("instructor"), pytest.importorskip("openai")
     client = openai.OpenAI(base_url=served.openai_url, api_key=served.key)
     asking = instructor.from_openai(client, mode=getattr(instructor.Mode, mode))
@@ -116,7 +116,7 @@ def test_openai_agents(served: Served) -> None:
 
 
 def test_smolagents(served: Served) -> None:
-    """A message of parts."""
+    """smolagents gets a reply to a message of parts."""
     smolagents = pytest.importorskip("smolagents")
     model = smolagents.OpenAIServerModel(
         "smollm2", api_base=served.openai_url, api_key=served.key, **LIMITS

@@ -19,7 +19,7 @@ def client(served: Served) -> Any:
 
 
 def test_messages(client: Any) -> None:
-    """Whole, by the stream helper, and as raw events."""
+    """A message comes whole, by the stream helper, and as raw events."""
     options: Any = {"model": "smollm2", "messages": ASKED, "max_tokens": 12}
     options["extra_body"] = {"temperature": 0}
     whole = client.messages.create(**options, system="Answer in one word.")

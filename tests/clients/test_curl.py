@@ -22,7 +22,7 @@ def curl(served: Served, path: str, body: dict[str, Any]) -> str:
 
 
 def test_streams(served: Served) -> None:
-    """OpenAI's events and Ollama's lines."""
+    """curl gets OpenAI's events and Ollama's lines."""
     asked = [{"role": "user", "content": "Name a colour."}]
     body = {"model": "smollm2", "messages": asked, "max_tokens": 5, "stream": True}
     events = curl(served, "/v1/chat/completions", body)
@@ -32,7 +32,7 @@ def test_streams(served: Served) -> None:
 
 
 def test_infill_and_tokens(served: Served) -> None:
-    """llama.cpp's own paths."""
+    """llama.cpp's own paths answer curl."""
     tokens = json.loads(curl(served, "/tokenize", {"content": "Hello"}))["tokens"]
     assert json.loads(curl(served, "/detokenize", {"tokens": tokens}))["content"] == "Hello"
     gap = curl(served, "/infill", {"input_prefix": "a", "input_suffix": "b"})

@@ -36,7 +36,7 @@ def test_embeddings_openai(served: Served) -> None:
 
 
 def test_chat_ollama(served: Served) -> None:
-    """invoke, stream and embeddings over Ollama's protocol."""
+    """invoke, stream and embeddings work over Ollama's protocol."""
     module = pytest.importorskip("langchain_ollama")
     headers = {"headers": {"authorization": f"Bearer {served.key}"}}
     options: Any = {"model": "smollm2", "base_url": served.url, "client_kwargs": headers}
@@ -49,7 +49,7 @@ def test_chat_ollama(served: Served) -> None:
 
 @pytest.mark.parametrize("protocol", ["openai", "ollama"])
 def test_structured_answers_and_tools(served: Served, protocol: str) -> None:
-    """with_structured_output and bind_tools."""
+    """with_structured_output and bind_tools give what they promise."""
     import pydantic
 
     class Person(pydantic.BaseModel):

@@ -24,7 +24,7 @@ def test_completion(served: Served, provider: str) -> None:
 
 
 def test_embedding(served: Served) -> None:
-    """Over OpenAI's protocol."""
+    """litellm gets vectors over OpenAI's protocol."""
     litellm = pytest.importorskip("litellm")
     found = litellm.embedding(
         "openai/smollm2", ["A cat."], api_base=served.openai_url, api_key=served.key

@@ -11,7 +11,7 @@ from clients.conftest import Served
 
 @pytest.mark.parametrize("is_chat", [False, True])
 def test_open_ai_like(served: Served, is_chat: bool) -> None:
-    """complete, chat and both as streams."""
+    """complete, chat and both as streams give texts."""
     module = pytest.importorskip("llama_index.llms.openai_like")
     core = pytest.importorskip("llama_index.core.llms")
     options: Any = {"model": "smollm2", "api_base": served.openai_url, "api_key": served.key}

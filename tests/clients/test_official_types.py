@@ -88,7 +88,7 @@ def events(answer: httpx.Response) -> list[Any]:
 
 @pytest.mark.parametrize("fields", CHATS)
 def test_chats(client: httpx.Client, fields: dict[str, Any]) -> None:
-    """Whole and in chunks."""
+    """Chats, whole and in chunks, are objects of OpenAI's own types."""
     body = {"messages": ASKED, "max_tokens": 12, **fields}
     check(chat.ChatCompletion, posted(client, "/v1/chat/completions", body).json())
     body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -109,7 +109,7 @@ def test_completions(client: httpx.Client, fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fields", RESPONSES)
 def test_responses(client: httpx.Client, fields: dict[str, Any]) -> None:
-    """Whole and as events."""
+    """Responses, whole and as events, are objects of OpenAI's own types."""
     body = {"input": "Say hi", "max_output_tokens": 60, "store": False, **fields}
     check(responses.Response, posted(client, "/v1/responses", body).json())
     for event in events(posted(client, "/v1/responses", {**body, "stream": True})):
@@ -130,7 +130,7 @@ def test_messages(client: httpx.Client, fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fields", OLLAMA_CHATS)
 def test_chats_of_ollama(client: httpx.Client, fields: dict[str, Any]) -> None:
-    """Whole and in lines."""
+    """Chats, whole and in lines, are objects of Ollama's own types."""
     body = {"messages": ASKED, "options": {"num_predict": 60}, **fields}
     check(ollama.ChatResponse, posted(client, "/api/chat", {**body, "stream": False}).json())
     for line in posted(client, "/api/chat", body).text.splitlines():
@@ -138,7 +138,7 @@ def test_chats_of_ollama(client: httpx.Client, fields: dict[str, Any]) -> None:
 
 
 def test_texts_of_ollama(client: httpx.Client) -> None:
-    """Whole and in lines."""
+    """Texts, whole and in lines, are objects of Ollama's own types."""
     body = {"prompt": "hi", "options": {"num_predict": 8}, "logprobs": True}
     check(
         ollama.GenerateResponse, posted(client, "/api/generate", {**body, "stream": False}).json()
@@ -148,7 +148,7 @@ def test_texts_of_ollama(client: httpx.Client) -> None:
 
 
 def test_lists_and_vectors(client: httpx.Client) -> None:
-    """Of models in three protocols, and of numbers in two."""
+    """Lists of models in three protocols, and vectors in two, are objects of the official types."""
     version = {"anthropic-version": "2023-06-01"}
     check(openai.Model, client.get("/v1/models/smollm2").json())
     check(anthropic.ModelInfo, client.get("/v1/models/smollm2", headers=version).json())

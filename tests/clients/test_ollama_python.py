@@ -32,7 +32,7 @@ def test_models(client: Any) -> None:
 
 
 def test_a_model_of_ones_own(client: Any) -> None:
-    """Made, used, copied, deleted; never pushed."""
+    """A model of one's own can be made, used, copied and deleted, and is never pushed."""
     assert client.create("clients-test", from_="smollm2", system="Be brief.").status == "success"
     try:
         shown = client.show("clients-test")
@@ -82,7 +82,7 @@ def test_errors(client: Any) -> None:
 
 
 def test_async_client(served: Served) -> None:
-    """The same in an event loop."""
+    """The client for event loops gets the same."""
 
     async def main() -> str:
         headers = {"authorization": f"Bearer {served.key}"}

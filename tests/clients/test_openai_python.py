@@ -46,7 +46,7 @@ def test_chat(client: Any) -> None:
 
 
 def test_completions(client: Any) -> None:
-    """Plain prompts, with echo and a stream."""
+    """Plain prompts are completed, with echo and as a stream."""
     options: Any = {"model": "smollm2", "temperature": 0, "max_tokens": 8}
     whole = client.completions.create(prompt="Once upon a time", **options).choices[0].text
     pieces = client.completions.create(prompt="Once upon a time", stream=True, **options)
@@ -174,7 +174,7 @@ def test_a_call_in_a_responses_stream(client: Any) -> None:
 
 
 def test_log_probabilities(client: Any) -> None:
-    """Of tokens and their alternatives."""
+    """Tokens come with their log-probabilities and alternatives."""
     answer = client.chat.completions.create(
         model="smollm2", messages=ASKED, max_tokens=3, logprobs=True, top_logprobs=2
     )

@@ -61,7 +61,7 @@ def test_anthropic_python(thinker: RunningServer) -> None:
 
 
 def test_ollama_python(thinker: RunningServer) -> None:
-    """A field of messages and texts, switched by think."""
+    """Messages and texts have a field of thinking, which think switches."""
     client = pytest.importorskip("ollama").Client(host=thinker.url)
     message = client.chat("thinker", ASKED, think=True).message
     assert (message.content, message.thinking) == (ANSWER, THOUGHT)

@@ -48,7 +48,7 @@ def test_what_an_earlier_text_began_with_is_not_computed_again(
 
 
 def test_a_living_text_shares_its_beginning(file: GGUFFile, exact: Engine) -> None:
-    """Both go on in their own ways."""
+    """Two texts that share a beginning go on in their own ways."""
     with spread(file, 3) as engine:
         first = engine.new_cache()
         engine.forward(TOKENS[:140], first)

@@ -187,7 +187,7 @@ def test_closed_sequences_are_forgotten_by_all_stages(file: GGUFFile) -> None:
 def test_a_process_that_says_nothing_or_hangs_is_replaced(
     file: GGUFFile, exact: Engine, hows: tuple[str, str]
 ) -> None:
-    """Stopped, which may wake up later, or killed, or one whose step never ends.
+    """A stage that is stopped or killed, or hangs, is replaced, and no bit of the text differs.
 
     In the middle of a text and of a prompt; the bits are those of one process.
     """

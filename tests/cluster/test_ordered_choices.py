@@ -231,7 +231,7 @@ def test_lost_stages_choose_the_same_again(file: GGUFFile, exact: Engine, name: 
 
 
 def test_texts_of_a_batch_have_orders_of_their_own(file: GGUFFile, exact: Engine) -> None:
-    """Different options side by side, each text as alone."""
+    """Texts with different options side by side are the same as each alone."""
     tokenizer = load_tokenizer(file.metadata, file.path)
     kinds = [*ORDERED.values(), *UNORDERED.values()]
 

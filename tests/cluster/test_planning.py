@@ -63,7 +63,7 @@ def test_the_sums_of_two_laptops_with_70b() -> None:
 def test_every_stage_has_the_bytes_of_its_matrices(
     name: str, machines: str, layers: int, width: int, hidden: int, value_format: str
 ) -> None:
-    """By published sizes and llama.cpp's mixture, without any of the plan's own code."""
+    """A stage has the bytes of published sizes and llama.cpp's mixture, summed up here."""
     block = {"q4_k": 144, "q5_k": 176, "q6_k": 210}
     vocabulary, cached = 128256, 8 * 128
 
@@ -160,7 +160,7 @@ def test_wrong_machines_are_refused(text: str, message: str) -> None:
 
 
 def test_the_command_prints_all_styles(run_cli: CliRunner, tmp_path: Path) -> None:
-    """A table for people, the same figures as JSON and CSV, from a file of machines too."""
+    """People get a table, programs the same figures as JSON and CSV, from a file too."""
     file = tmp_path / "machines.txt"
     file.write_text("# what we have\nlaptop:24GB:60\ndesk:32GB:80:2.5  # cable\n", "utf-8")
     arguments = ("cluster", "plan", "llama-3.3-70b", "--machines", file)

@@ -106,7 +106,7 @@ def test_responses_go_on_where_they_were_made(client: httpx.Client) -> None:
 
 
 def test_protocols_streams_and_errors_come_through(client: httpx.Client) -> None:
-    """As from one server, with the shape of each protocol's errors."""
+    """Answers and streams are those of one server, and errors have the shape of each protocol."""
     whole = ask(client, "Hi", max_tokens=8).json()["choices"][0]["message"]["content"]
     events = ask(client, "Hi", max_tokens=8, stream=True).text.splitlines()
     deltas = [json.loads(event[6:])["choices"][0]["delta"] for event in events

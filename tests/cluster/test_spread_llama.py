@@ -178,7 +178,7 @@ def test_saved_sessions_are_those_of_one_process(
 def test_a_saved_session_of_another_kind_is_refused(
     path: Path, tmp_path: Path, pair: tuple[Llama, SpreadLlama]
 ) -> None:
-    """As by one process: other types, other adapters, a longer one, and an empty session."""
+    """Other types or adapters, a longer session and an empty one are refused as by one process."""
     file = tmp_path / "session"
     with pair[0].session() as session:
         session.generate(list(range(3, 260)), max_tokens=2)

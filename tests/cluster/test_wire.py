@@ -78,7 +78,7 @@ def test_calls_come_out_as_they_went_in(numbers: list[list[tuple[int, int, int]]
 def test_next_tokens_and_rows_come_out_as_they_went_in(
     sequence: int, position: int, token: int, chances: tuple[float, ...] | None, width: int
 ) -> None:
-    """With every bit, with rows and without, as views of larger ones, too."""
+    """Every bit comes out, with rows and without, of views of larger arrays too."""
     rows = np.arange(2 * width, dtype=np.float32).reshape(1, -1)[:, ::2] if width else None
     given = NextToken(sequence, position, token, chances, rows)
     found = Unpacker().unpack(Packer().pack(given))

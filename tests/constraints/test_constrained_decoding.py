@@ -135,7 +135,7 @@ def test_a_limit_ends_a_text_anywhere(made: Any, limit: int) -> None:
 
 
 def test_many_threads_and_a_batch_give_what_each_gives_alone(model: Path) -> None:
-    """Sessions in threads, and a batch, with different forms at the same time."""
+    """Texts of different forms, in threads and in a batch, are those that each is alone."""
     jobs = [{**FORMS[name], "seed": seed} for seed in range(3) for name in FORMS]
     with Llama(model, context_length=400, num_threads=2, exact=True) as llama:
         alone = [llama.generate(PROMPT, max_tokens=150, **job) for job in jobs]

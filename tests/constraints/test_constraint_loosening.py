@@ -68,13 +68,13 @@ def test_only_what_cannot_be_kept_to_goes(name: str) -> None:
 
 
 def test_what_can_be_kept_to_is_left_as_it_is() -> None:
-    """References, descriptions and all."""
+    """A schema that can be kept to keeps all it says, references and descriptions included."""
     schema = of_tool({"$ref": "#/$defs/a"}) | {"$defs": {"a": {"type": "string", "title": "A"}}}
     assert loosened(schema) == schema
 
 
 def test_where_nothing_helps_any_object_follows() -> None:
-    """As where the schema as a whole contradicts itself."""
+    """A schema that contradicts itself as a whole becomes one of any object."""
     schema = {"type": "object", "const": "x", "properties": {"x": {}}}
     assert loosened(schema) == {"type": "object", "additionalProperties": True}
 
@@ -120,7 +120,7 @@ COMPILER = ConstraintCompiler(byte_tokenizer())
 
 @given(st.dictionaries(st.sampled_from(["a", "b"]), JSON, max_size=2), JSON)
 def test_whatever_a_tool_says_can_be_kept_to_then(properties: Any, more: Any) -> None:
-    """Any JSON at all."""
+    """Any JSON in the place of a schema becomes one that can be kept to."""
     schema = {"type": "object", "properties": properties, "$defs": more}
     form = answer_form({"schema": loosened(schema)})
     assert form is not None

@@ -194,7 +194,7 @@ def test_an_interruption_goes_through() -> None:
 
 
 def test_nothing_outlives_the_tokenizer() -> None:
-    """The compiler, its vocabulary and its constraints go with the tokenizer."""
+    """The compiler, its vocabulary and its constraints are freed with the tokenizer."""
     tokenizer, _ = both_ways.__wrapped__(CASES[1])
     compiler = tokenizer.derived(ConstraintCompiler)
     constraint = compiler.constraint(form(regex="abc[de]"), continuation=False)

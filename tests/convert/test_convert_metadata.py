@@ -63,7 +63,7 @@ def test_named_templates(tmp_path: Path) -> None:
 
 
 def test_templates_in_files(tmp_path: Path) -> None:
-    """Files of their own go before the settings, and those before chat_template.json."""
+    """Files of templates win over the settings, and those over chat_template.json."""
     tokenizers.write_json(tmp_path / "chat_template.json", {"chat_template": "from json"})
     assert templates(tmp_path) == {KEY: "from json"}
     tokenizers.write_json(tmp_path / "tokenizer_config.json", {"chat_template": "from settings"})

@@ -77,7 +77,7 @@ def test_plain(head_size: int, base: float) -> None:
 
 
 def test_attention_factor() -> None:
-    """The file's own factor multiplies cosines and sines, with and without YaRN."""
+    """The file's own factor is multiplied into cosines and sines, with and without YaRN."""
     plain = RopeTable(RopeConfig(64, 10000.0, attention_factor=0.5))
     check(plain, 10000.0 ** -(np.arange(32) / 32), 0.5, 3)
     case = GOLDEN["yarn_64"]

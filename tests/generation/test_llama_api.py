@@ -54,7 +54,7 @@ def llama(numpy_engine: None, make_file: MakeFile) -> Llama:
 
 
 def test_the_real_engine_says_what_numpy_says(make_file: MakeFile) -> None:
-    """From a file to text and through a chat: the greedy tokens of the NumPy Llama."""
+    """A file gives the greedy tokens of the NumPy Llama, as a text and through a chat."""
     path = make_file(heads=3, kv_heads=1, head_size=16)
     with GGUFFile(path) as file:
         reference = NumpyLlama(file)

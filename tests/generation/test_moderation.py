@@ -230,7 +230,7 @@ def judged(llama: Llama, text: str, unsafe_logit: float, **options: Any) -> Mode
 
 
 def test_an_unsafe_answer_names_its_categories(llama: Llama) -> None:
-    """The verdict, the categories in their order without unknown ones, and the probability."""
+    """A verdict has the categories in their order, without unknown ones, and the probability."""
     for white in ("", "\n\n"):
         result = judged(llama, f"{white}unsafe\nS10,S2, S99,S2", 2.0)
         assert (result.verdict, result.is_safe) == ("unsafe", False)

@@ -146,7 +146,7 @@ def test_number_of_threads_from_the_variable(monkeypatch: pytest.MonkeyPatch) ->
 def test_default_number_of_threads(
     monkeypatch: pytest.MonkeyPatch, cores: int, quota: float | None, expected: int
 ) -> None:
-    """The smaller of cores and quota, rounded down, but never none."""
+    """The default is the smaller of cores and quota, rounded down, but at least one."""
     monkeypatch.setattr(cpu, "usable_physical_cores", lambda: cores)
     monkeypatch.setattr(cpu, "cgroup_cpu_quota", lambda: quota)
     assert default_num_threads() == expected

@@ -46,7 +46,7 @@ def test_numbers_of_a_codebook_are_masked() -> None:
 
 @pytest.mark.parametrize("name", READ_ONLY_FORMATS)
 def test_products(runner: KernelRunner, name: str) -> None:
-    """One token and many times a matrix of odd size, and several tokens with the bits of one."""
+    """One token and many times a matrix of odd size are right, and several have the bits of one."""
     rng = np.random.default_rng(1)
     for columns in COLUMNS:
         weights = naive.random_weights(name, 37, columns, rng)

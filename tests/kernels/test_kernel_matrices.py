@@ -87,7 +87,7 @@ def check_product(name: str, weights: naive.Array, x: naive.Array, y: naive.Arra
 
 @pytest.mark.parametrize("name", formats(FORMATS))
 def test_gemv(runner: KernelRunner, name: str) -> None:
-    """A few tokens times a matrix, for every tail of columns and odd numbers of rows."""
+    """A few tokens times a matrix are right for every tail of columns and odd numbers of rows."""
     rng = np.random.default_rng(1)
     for columns in columns_of(name):
         for num_rows, num_tokens in ((1, 1), (2, 3), (37, 1), (37, 4), (70, 2)):
@@ -98,7 +98,7 @@ def test_gemv(runner: KernelRunner, name: str) -> None:
 
 @pytest.mark.parametrize("name", formats(QUANTIZED_FORMATS))
 def test_skinny(runner: KernelRunner, name: str) -> None:
-    """1 to 12 tokens times a matrix, for ragged columns, panels, chunks and tiles of tokens."""
+    """1 to 12 tokens times a matrix are right for ragged columns, panels, chunks and tiles."""
     rng = np.random.default_rng(10)
     for columns in columns_of(name):
         for num_rows, num_tokens in ((1, 1), (7, 6), (16, 7), (33, 12), (70, 5), (64, 2)):
@@ -109,7 +109,7 @@ def test_skinny(runner: KernelRunner, name: str) -> None:
 
 @pytest.mark.parametrize("name", formats(FORMATS))
 def test_gemm(runner: KernelRunner, name: str) -> None:
-    """1 to 13 tokens times a matrix, for ragged columns, panels and tiles of tokens."""
+    """1 to 13 tokens times a matrix are right for ragged columns, panels and tiles of tokens."""
     rng = np.random.default_rng(2)
     for columns in columns_of(name):
         for num_rows, num_tokens in ((1, 1), (7, 6), (32, 7), (33, 13), (70, 5), (64, 12)):

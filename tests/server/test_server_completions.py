@@ -165,7 +165,7 @@ def test_others_are_answered_while_a_giant_text_is_cut(
 
 
 def test_a_giant_prompt_is_refused_by_its_length(client: httpx.Client) -> None:
-    """Both a prompt and a chat's message, in the shape of an error about the context."""
+    """A prompt and a chat's message that are giant get an error about the context."""
     giant = "word " * 1_000_000
     chat = [{"role": "user", "content": giant}]
     for path, asked in (

@@ -37,7 +37,7 @@ def is_number(text: str) -> bool:
 
 
 def test_a_schema_holds_in_every_protocol(client: httpx.Client) -> None:
-    """Chats, completions, responses, Ollama and Anthropic: each by its own field."""
+    """Chats, completions, responses, Ollama and Anthropic keep to a schema by their own fields."""
     assert is_number(openai(client, response_format=NAMED))
     beside = {"type": "json_object", "schema": SCHEMA}
     assert is_number(openai(client, response_format=beside))

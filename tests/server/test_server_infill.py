@@ -77,7 +77,7 @@ def test_an_editor_may_read_other_files_in_advance(client: httpx.Client) -> None
 
 
 def test_parts_that_do_not_fit_are_left_out(client: httpx.Client, code_llama_path: Path) -> None:
-    """The oldest come first and go first; that some went is told. The gap's own text stays."""
+    """The oldest parts go first, which is told, and the gap's own text stays."""
     parts = [{"text": "x = 1\n" * 50}, {"text": "y = 2\n"}, {"text": "z = 3\n"}]
     asked = {**VIM, "input_extra": parts, **GREEDY}
     answer = client.post("/infill", json={**asked, "response_fields": []}).json()

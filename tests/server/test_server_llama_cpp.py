@@ -122,7 +122,7 @@ PAGE_OF_LLAMA_CPP: dict[str, Any] = {
 
 
 def test_what_programs_for_llama_cpp_send_is_taken(client: httpx.Client) -> None:
-    """By every endpoint of texts."""
+    """Every endpoint of texts takes the fields that such programs send."""
     chat = {"messages": [{"role": "user", "content": "Hello"}]}
     for path, own in (("/completion", {"prompt": "a"}), ("/v1/chat/completions", chat)):
         answer = client.post(path, json={**own, **PAGE_OF_LLAMA_CPP, "max_tokens": 2})
@@ -189,7 +189,7 @@ def test_vectors_in_the_shape_of_llama_cpp(client: httpx.Client) -> None:
 
 
 def test_what_is_served_is_told(client: httpx.Client) -> None:
-    """The context, the width and the template, and no file of the machine."""
+    """The properties have the context, the width and the template, and no file of the machine."""
     told = client.get("/props").json()
     assert told["default_generation_settings"]["n_ctx"] > 0 and told["total_slots"] == 3
     assert told["model_path"] == told["model_alias"] == "tiny"

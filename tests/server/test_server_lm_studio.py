@@ -22,7 +22,7 @@ def test_models_say_whether_they_are_loaded(client: httpx.Client) -> None:
 
 
 def test_texts_are_those_of_openais_protocol(client: httpx.Client) -> None:
-    """Under this protocol's paths, with OpenAI's shape of errors."""
+    """Texts under this protocol's paths are OpenAI's, and so is the shape of errors."""
     chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
     assert client.post("/api/v0/chat/completions", json=chat).json()["choices"]
     assert client.post("/api/v0/completions", json={"prompt": "a"}).json()["choices"]

@@ -50,7 +50,7 @@ def test_a_reply_is_what_the_library_says(client: httpx.Client, tiny_path: Path)
 
 
 def test_a_stream_has_the_form_that_clients_need(client: httpx.Client) -> None:
-    """Role once and first, then text, then the reason with an empty delta, then [DONE]."""
+    """The role comes once and first, then text, the reason with an empty delta, and [DONE]."""
     whole = client.post(CHAT, json=ask()).json()["choices"][0]["message"]["content"]
     answer = client.post(CHAT, json=ask(stream=True))
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -259,7 +259,7 @@ def test_who_leaves_ends_its_own_text_alone(server: RunningServer, client: httpx
     ],
 )
 def test_a_path_that_is_nearly_right_is_told(client: httpx.Client, path: str, meant: str) -> None:
-    """A slip, or a base URL with /v1 twice."""
+    """A slip, or a base URL with /v1 twice, gets the right path in its error."""
     answer = client.post(path, json=ask())
     assert answer.status_code == 404
     assert f"did you mean {meant}?" in answer.json()["error"]["message"]

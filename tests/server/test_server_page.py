@@ -71,7 +71,7 @@ def test_browsers_get_the_page_and_others_the_old_words(client: httpx.Client) ->
 
 
 def test_the_policy_lets_nothing_foreign_run(client: httpx.Client) -> None:
-    """No inline script or style, no other host, no frame, and no markup made of texts."""
+    """The page forbids inline scripts and styles, other hosts, frames, and markup made of texts."""
     for path in ("/", f"{FILES}/app.js", f"{FILES}/icon.svg"):
         headers = client.get(path, headers=BROWSER).headers
         policy = headers["content-security-policy"]
@@ -227,7 +227,7 @@ def test_conversations_are_renamed_and_deleted(client: httpx.Client, server: Run
 
 
 def test_what_was_exported_is_imported(client: httpx.Client) -> None:
-    """All versions with the shown one, beside the conversation that they came from."""
+    """All versions come back with the shown one, beside the conversation that they came from."""
     begun, *_ = ask(client, content="first")
     path = f"/page/conversations/{begun['conversation']}"
     question = begun["messages"][0]["id"]

@@ -224,6 +224,6 @@ def test_what_cannot_be_kept_is_told(tiny_path: Path, tmp_path: Path, is_stream:
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(client: httpx.Client, fields: dict[str, Any]) -> None:
-    """A 400 in OpenAI's shape."""
+    """A field that cannot be obeyed is a 400 in OpenAI's shape."""
     answer = client.post(PATH, json=ask(**fields))
     assert answer.status_code == 400 and answer.json()["error"]["message"]

@@ -189,7 +189,7 @@ def test_without_the_key_nothing_is_told(server: RunningServer, headers: dict[st
 
 @pytest.mark.parametrize("headers", [{"authorization": "bearer other"}, {"x-api-key": "secret"}])
 def test_each_key_opens(server: RunningServer, headers: dict[str, str]) -> None:
-    """Both keys, in both headers."""
+    """Both keys open the server, in both headers."""
     with server.client(headers=headers) as friend:
         assert friend.get("/v1/models").status_code == 200
 

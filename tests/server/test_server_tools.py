@@ -226,7 +226,7 @@ def test_tools_that_cannot_be_obeyed_are_refused(
 
 
 def test_log_probabilities_are_the_librarys(client: httpx.Client, model_path: Path) -> None:
-    """Of every token with its alternatives; the same in a stream, and in completions."""
+    """Every token has the library's log-probability and alternatives, in streams too."""
     body = {"messages": ASKED, "temperature": 0, "max_tokens": 4}
     body |= {"logprobs": True, "top_logprobs": 2}
     whole = client.post(CHAT, json=body).json()["choices"][0]["logprobs"]["content"]

@@ -292,5 +292,5 @@ SAID = "{%% for m in messages %%}%s{%% endfor %%}"
     ],
 )
 def test_where_later_system_messages_stand(source: str, shows: bool) -> None:
-    """In their place, left out, moved to the front, refused."""
+    """A later system message is found in its place, left out, moved to the front or refused."""
     assert ChatTemplate(source, bos_token="", eos_token="").shows_later_system is shows

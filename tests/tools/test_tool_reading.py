@@ -172,7 +172,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", READ)
 def test_every_form_is_read(name: str) -> None:
-    """Calls in their order, and the text besides."""
+    """Calls are read in their order, and so is the text besides."""
     text, calls, rest = READ[name]
     assert read_calls(text) == (tuple(calls), rest)
 
@@ -204,7 +204,7 @@ def test_any_text_is_read(text: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read(data: bytes) -> None:
-    """The same for any characters, behind every mark."""
+    """Any characters behind every mark are read without an error."""
     text = data.decode("utf-8", "replace")
     for form in FORMS.values():
         read_calls(form.mark + text, form=form.name)
