@@ -25,6 +25,7 @@ from edgellama.sampling.choice_order import ChoiceOrder
 from edgellama.sampling.share_order import ShareOrder
 
 _NUMBERS = itertools.count(1)
+"""For sequences of all engines of a process: stages may still know those of a closed engine."""
 
 
 class SpreadSequence:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgellama.sampling.sampler import Sampler
 
 _NUMBERS = itertools.count(1)
+"""For plans of all texts of a process: a stage that knows a number is not sent its plan again."""
 
 
 def is_orderable(request: Request) -> bool:

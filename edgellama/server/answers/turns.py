@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Worked(Generic[Result]):
+class TimedResult(Generic[Result]):
     """A result, and seconds that its model was waited for and that all took."""
 
     result: Result
@@ -41,7 +41,7 @@ async def in_turn(
     model: str | None,
     work: Callable[[Llama, Leaving], Result],
     keep_alive_s: float | None = None,
-) -> Worked[Result]:
+) -> TimedResult[Result]:
     """What ``work`` gives, in a thread, once it is its turn."""
     state.check_open(model)
     started = time.perf_counter()
@@ -50,7 +50,7 @@ async def in_turn(
             load_s = time.perf_counter() - started
             await leaving.turn(place)
             result = await in_thread(llama, leaving, partial(work, llama, leaving))
-    return Worked(result, load_s, time.perf_counter() - started)
+    return TimedResult(result, load_s, time.perf_counter() - started)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from edgellama.generation.judging.embedding import Embedding
 from edgellama.server.answers.leaving import Leaving
 from edgellama.server.answers.routing import Routes, read_request, state_of
-from edgellama.server.answers.turns import Worked, in_turn
+from edgellama.server.answers.turns import TimedResult, in_turn
 from edgellama.server.connections.wire import encode_json, json_response
 from edgellama.server.errors import refused
 from edgellama.server.fields.durations import keep_alive_seconds
@@ -122,7 +122,7 @@ def _ollama_fields(body: dict[str, Any]) -> OllamaFields:
 
 async def _embed_for_ollama(
     request: Request, fields: OllamaFields, texts: Sequence[str], *, normalize: bool
-) -> Worked[list[Embedding]]:
+) -> TimedResult[list[Embedding]]:
     keep_alive_s = keep_alive_seconds(fields.keep_alive)
     return await _embed(
         request,
@@ -144,7 +144,7 @@ async def _embed(
     *,
     truncate: bool = False,
     normalize: bool = True,
-) -> Worked[list[Embedding]]:
+) -> TimedResult[list[Embedding]]:
     if len(texts) > MAX_TEXTS:
         raise refused("input", f"{len(texts)} texts; allowed: up to {MAX_TEXTS}")
 
