@@ -33,7 +33,7 @@ class LivingText(Protocol):
 
     @property
     def length(self) -> int:
-        """Its tokens."""
+        """How many tokens it has."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class Beginnings:
         self._living: weakref.WeakSet[LivingText] = weakref.WeakSet()
         # Sequences end in finalizers, too, where no lock may be waited for.
         self._arrived: deque[Held] = deque()
-        # The least recently used first.
+        # Ended texts, those that were used least recently first.
         self._ended: OrderedDict[int, Held] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -74,7 +74,7 @@ class Beginnings:
             self._living.add(sequence)
 
     def leave(self, held: Held) -> None:
-        """A sequence has ended; may be called at any moment."""
+        """Note that a sequence has ended; may be called at any moment."""
         self._arrived.append(held)
 
     def find(self, prompt: Sequence[int], origin: bytes) -> tuple[int, int] | None:

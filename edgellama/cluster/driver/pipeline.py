@@ -110,7 +110,7 @@ class Pipeline:
     def run_next(self, given: NextToken) -> FloatRows | None:
         """The last stage's answer to a call like the one before; None: it must be ``run``.
 
-        Where a stage is lost, too, which is brought back there then.
+        None as well where a stage is lost; ``run`` then brings it back.
         """
         if self._tasks or self.is_in_turn:
             return None
@@ -181,7 +181,7 @@ class Pipeline:
         )
 
     def _carry_out(self) -> None:
-        """What stages were to do before this step; a lost one is found by the step itself."""
+        """Have stages do what they were to do before this step, which itself finds a lost one."""
         while self._tasks:
             task = self._tasks.popleft()
             for stage in self._stages:

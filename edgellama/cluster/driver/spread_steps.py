@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SpreadSteps:
-    """One step at a time; ``is_closed`` ends them all. ``num_jobs`` grows with every step."""
+    """Runs one step at a time, none once ``is_closed``; ``num_jobs`` grows with every step."""
 
     def __init__(self, pipeline: Pipeline, beginnings: Beginnings, vocab_size: int) -> None:
         self._pipeline, self._beginnings, self._vocab_size = pipeline, beginnings, vocab_size
