@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from edgellama.cluster.driver.passage import Lost, Passage
+from edgellama.cluster.driver.patience import Patience, growing_pauses
 from edgellama.cluster.driver.rounds import Chunking, Part, rounds_of
 from edgellama.cluster.stages.next_token import NextToken
 from edgellama.cluster.stages.stage_call import Answer, Behind, StageCall, StageHandle
@@ -28,8 +29,6 @@ from edgellama.quant.errors import (
 logger = logging.getLogger(__name__)
 PATIENCE_S = 120.0
 """How long a lost stage is waited for."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
-"""Between two tries to bring a stage back; each is twice as long as the one before."""
 
 
 class Pipeline:
@@ -75,8 +74,7 @@ class Pipeline:
         """
         self._carry_out()
         held: dict[int, int] = {}
-        until: float | None = None
-        pause = FIRST_PAUSE_S
+        patience, pauses = Patience(self._patience_s), growing_pauses()
         while True:
             if cancelled is not None and cancelled.cancelled:
                 return None
@@ -88,21 +86,17 @@ class Pipeline:
                 is_in_turn = self.is_in_turn or len(rounds) == 1
                 answers = self._passage.through(rounds, cancelled, is_in_turn=is_in_turn)
             except Lost as lost:
-                now = time.monotonic()
-                until = now + self._patience_s if until is None else until
-                if now >= until:
+                if patience.is_over():
                     raise self._end_of_patience(lost) from lost.cause
-                self._revive(lost, until, cancelled)
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                self._revive(lost, patience, cancelled)
+                time.sleep(next(pauses))
                 continue
             if answers is None:
                 return None
             behind = [answer for _, answer in answers if isinstance(answer, Behind)]
             if not behind:
                 return {part.sequence: _answers_to(part, answers) for part in parts}
-            until = time.monotonic() + self._patience_s if until is None else until
-            if time.monotonic() > until:
+            if patience.is_over():
                 raise StageLostError(f"{behind[0]}, again and again; is the memory too small?")
             for each in behind:
                 held[each.sequence] = min(each.num_held, held.get(each.sequence, each.num_held))
@@ -132,13 +126,13 @@ class Pipeline:
     def do(self, number: int, task: StageTask) -> object:
         """What a stage gives for a task. A lost one is brought back first, else StageLostError."""
         self._carry_out()
-        until = time.monotonic() + self._patience_s
+        patience = Patience(self._patience_s)
         while True:
             try:
                 return self._stages[number].do(task)
             except Exception as error:
-                self._revive(Lost(number, error), until, None)
-                if time.monotonic() >= until:
+                self._revive(Lost(number, error), patience, None)
+                if patience.is_over():
                     raise self._end_of_patience(Lost(number, error)) from error
 
     def do_always(self, task: StageTask) -> None:
@@ -153,9 +147,9 @@ class Pipeline:
         for stage in self._stages:
             stage.close()
 
-    def _revive(self, lost: Lost, until: float, cancelled: CancelToken | None) -> None:
+    def _revive(self, lost: Lost, patience: Patience, cancelled: CancelToken | None) -> None:
         """Bring a stage back, however often that must be tried, unless nobody waits any more."""
-        stage, pause = self._stages[lost.number], FIRST_PAUSE_S
+        stage, pauses = self._stages[lost.number], growing_pauses()
         logger.warning("stage %s was lost (%s); it is started again", stage.name, lost.cause)
         while cancelled is None or not cancelled.cancelled:
             try:
@@ -167,10 +161,10 @@ class Pipeline:
                     f"stage {stage.name} was lost and cannot come back: {error}"
                 ) from error
             except Exception as error:
-                if time.monotonic() + pause > until:
+                pause_s = next(pauses)
+                if patience.is_over(pause_s):
                     raise self._end_of_patience(Lost(lost.number, error)) from error
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                time.sleep(pause_s)
             else:
                 return
 
