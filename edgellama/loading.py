@@ -37,8 +37,8 @@ CACHE_SHARE_OF_MEMORY = 0.25
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model's parts; ``context_length`` and ``kv_type`` are those of its sessions."""
+class ModelParts:
+    """What a model is made of; ``context_length`` and ``kv_type`` are those of its sessions."""
 
     file: GGUFFile
     tokenizer: Tokenizer
@@ -62,7 +62,7 @@ def load_model(
     idle_seconds: float | None,
     progress: Progress | None,
     compile_usual: bool,
-) -> LoadedModel:
+) -> ModelParts:
     """Load a model, with the arguments of ``Llama``; what fails leaves nothing open."""
     started = time.perf_counter()
     types = KVTypes.of(kv_type)
@@ -106,7 +106,7 @@ def load_model(
     if context_length is None:
         context_length = memory.fitting_context_length()
     _log_load(file, engine, str(types), context_length, time.perf_counter() - started)
-    return LoadedModel(file, tokenizer, engine, context_length, str(types))
+    return ModelParts(file, tokenizer, engine, context_length, str(types))
 
 
 def check_cache_limit(limit: Any, *, is_needed: bool = False) -> None:

@@ -25,7 +25,7 @@ from edgellama.generation.speculation.speculation import (
     SpeculationMode,
     speculation_mode,
 )
-from edgellama.loading import LoadedModel
+from edgellama.loading import ModelParts
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import check_names
 from edgellama.quant.model_config import ModelConfig
@@ -269,7 +269,7 @@ class OpenModel(AdjustableModel):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _load(self, path_or_name: str | os.PathLike[str], **how: Any) -> LoadedModel:
+    def _load(self, path_or_name: str | os.PathLike[str], **how: Any) -> ModelParts:
         """The model's parts; a class whose engine runs elsewhere has its own."""
         from edgellama.loading import load_model
 

@@ -13,7 +13,7 @@ from edgellama.cluster.driver.spread_engine import CHUNK_TOKENS, SpreadEngine
 from edgellama.cluster.stages.stage_call import StageHandle
 from edgellama.engine.pages.kv_types import KVTypes
 from edgellama.llama import Llama
-from edgellama.loading import LoadedModel
+from edgellama.loading import ModelParts
 from edgellama.measure.footprint import usual_context_length
 from edgellama.models.names import resolve
 from edgellama.quant.gguf.file import GGUFFile, require_model
@@ -84,7 +84,7 @@ class SpreadLlama(Llama):
         """True: stages hold their layers as long as the model is open."""
         return True
 
-    def _load(self, path_or_name: str | os.PathLike[str], **how: Any) -> LoadedModel:
+    def _load(self, path_or_name: str | os.PathLike[str], **how: Any) -> ModelParts:
         """The driver's parts of the model; what fails leaves nothing open."""
         types = KVTypes.of(how["kv_type"])
         file = GGUFFile(resolve(path_or_name))
@@ -108,4 +108,4 @@ class SpreadLlama(Llama):
                 stage.close()
             file.close()
             raise
-        return LoadedModel(file, tokenizer, engine, length, str(types))
+        return ModelParts(file, tokenizer, engine, length, str(types))
