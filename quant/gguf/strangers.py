@@ -35,11 +35,11 @@ _REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         EXPERTS: (
             *("qwen2moe", "dbrx", "grok", "arctic", "deepseek", "granitemoe", "ernie4_5-moe"),
-            *("phimoe", "bailingmoe", "smallthinker"),
+            *("phimoe", "bailingmoe", "smallthinker", "qwen3moe", "qwen3vlmoe"),
         ),
         f"{EXPERTS}, {HEAD_NORMS}": (
-            *("qwen3moe", "qwen3vlmoe", "olmoe", "hunyuan-moe", "glm4moe", "bailingmoe2", "dots1"),
-            *("minimax-m2", "exaone-moe", "llada-moe", "mellum"),
+            *("olmoe", "hunyuan-moe", "glm4moe", "bailingmoe2", "dots1", "minimax-m2"),
+            *("exaone-moe", "llada-moe", "mellum"),
         ),
         f"{EXPERTS}, {LATENT}": ("deepseek2", "deepseek32", "glm-dsa", "mistral4"),
         f"{EXPERTS}, {SINKS}": ("gpt-oss", "mimo2"),

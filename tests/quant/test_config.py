@@ -238,6 +238,7 @@ def test_frozen() -> None:
     ("architecture", "reason"),
     [
         ("olmo2", "'olmo2' cannot run: queries and keys have norms of their own, .*; supported: "),
+        ("qwen3moe", "'qwen3moe' cannot run: layers are mixtures of experts; supported: llama"),
         ("clip", "'clip' cannot run: it is the part of a model that sees or hears; supported"),
         ("elsewhere", "'elsewhere' cannot run; supported: llama"),
         (["llama"], r"\['llama'\] cannot run; supported: llama"),
