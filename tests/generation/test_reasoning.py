@@ -187,12 +187,22 @@ def test_a_reply_is_carried_on_inside_its_thinking() -> None:
         ({"content": "<think>\nLet me"}, "<think>\nLet me", True),
         ({"content": "Fo", "reasoning": "Hm."}, "<think>\nHm.\n</think>\n\nFo", None),
         ({"content": "Fo"}, "Fo", None),
+        ({"content": "<think>\nHm.\n</think>\n\nFo"}, "<think>\nHm.\n</think>\n\nFo", None),
     ]:
         messages = checked_messages([user, {"role": "assistant", **begun}])
         request = format_.request(asked, messages)
         assert PLAIN.decode(request.prompt, skip_special=False) == start + prompt
         assert (request.reasoning and request.reasoning.is_open) == is_open
         assert request.reasoning is None or request.reasoning.is_begun
+    closed = {"role": "assistant", "content": "<think>\n\n</think>\n\n"}
+    messages = checked_messages([user, closed])
+    request = format_.request(asked, messages)
+    assert PLAIN.decode(request.prompt, skip_special=False) == start + closed["content"]
+    assert request.reasoning and request.reasoning.is_closed
+    switched = ChatTemplate(TEMPLATES["switched"], bos_token="<s>", eos_token="</s>")
+    asked_not_to = format_.reply_request({"reasoning": False}, continues=True)
+    request = ChatFormat(PLAIN, switched).request(asked_not_to, messages)
+    assert PLAIN.decode(request.prompt, skip_special=False).count("</think>") == 1
     plain = ChatFormat(PLAIN, ChatTemplate(TEMPLATES["plain"], bos_token="", eos_token=""))
     message = {"role": "assistant", "content": "Fo", "reasoning": "Hm."}
     alone = format_.request(asked, checked_messages([message]))

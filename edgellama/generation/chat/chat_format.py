@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from edgellama.generation.chat.chat_reasoning import ChatReasoning
+from edgellama.generation.chat.chat_reasoning import ChatReasoning, begun_reply
 from edgellama.generation.chat.instruction import encode_instructed, instruction
-from edgellama.generation.chat.messages import REASONING, Message, is_role
+from edgellama.generation.chat.messages import Message, is_role
 from edgellama.generation.reasoned_request import reasoned_request
 from edgellama.generation.text_options import (
     CHAT_ONLY,
@@ -95,10 +95,11 @@ class ChatFormat:
         marks = self._reasoning.marks(asked.reasoning)
         goes_on = asked.request.continuation
         *before, last = messages
-        is_begun = goes_on and is_role(last, "assistant") and REASONING in last
-        if marks is not None and is_begun and before:
-            begun = self._written(asked, before, goes_on=False)
-            return self._reasoning.carried_on(begun, marks, last)
+        if marks is not None and before and goes_on and is_role(last, "assistant"):
+            begun = begun_reply(marks, last)
+            if begun is not None:
+                prompt = self._written(asked, before, goes_on=False)
+                return self._reasoning.carried_on(prompt, marks, begun)
         tokens = self._written(asked, messages, goes_on=goes_on)
         return tokens if goes_on else self._reasoning.ended(tokens, marks, asked.reasoning)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from edgellama.generation.chat.messages import REASONING, Message, is_role
 from edgellama.text.reasoning.expected import (
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TEMPLATE_NAMES = ("reasoning_content", "reasoning", "thinking")
 """What templates call the thinking of a message."""
+
+
+BegunReply: TypeAlias = "tuple[str, Sequence[str | Mark]]"
 
 
 class ChatReasoning:
@@ -80,12 +83,17 @@ class ChatReasoning:
             parts = (Mark.OPENING, "\n\n", Mark.CLOSING, "\n\n")
         return [*prompt, *encoded_parts(self._tokenizer, marks, parts)]
 
-    def carried_on(self, prompt: list[int], marks: ReasoningMarks, message: Message) -> list[int]:
-        """The prompt of a reply with all that it has thought and said already."""
-        is_open = ends_with(self._tokenizer, prompt, marks.opening)
-        opening = () if is_open else (Mark.OPENING, "\n")
-        said = ("\n", Mark.CLOSING, "\n\n", message["content"]) if message["content"] else ()
-        parts = (*opening, message["reasoning"], *said)
+    def carried_on(self, prompt: list[int], marks: ReasoningMarks, begun: BegunReply) -> list[int]:
+        """The prompt of a reply with all that it has thought and said already.
+
+        It is written behind ``prompt``, as templates cut thinking out of a message's text.
+        """
+        thought, behind = begun
+        parts: Sequence[str | Mark] = (Mark.OPENING, "\n", thought, *behind)
+        if ends_with(self._tokenizer, prompt, marks.opening):
+            parts = (thought, *behind)
+        elif behind and ends_with(self._tokenizer, prompt, marks.closing):
+            parts = (str(behind[-1]).lstrip("\n"),)
         return [*prompt, *encoded_parts(self._tokenizer, marks, parts)]
 
     def expected(
@@ -110,6 +118,18 @@ class ChatReasoning:
         if REASONING in last and not last["content"]:
             return ExpectedReasoning(marks, is_open=True, is_begun=True)
         return expected_within(marks, last["content"])
+
+
+def begun_reply(marks: ReasoningMarks, message: Message) -> BegunReply | None:
+    """The thought of a reply, and what follows it; None for one that does not begin with any."""
+    content = message["content"]
+    if REASONING in message:
+        return message["reasoning"], ("\n", Mark.CLOSING, "\n\n", content) if content else ()
+    text = content.lstrip()
+    if marks.opening_token is not None or not text.startswith(marks.opening):
+        return None
+    thought, closing, said = text.removeprefix(marks.opening).partition(marks.closing)
+    return thought.removeprefix("\n"), (Mark.CLOSING, said) if closing else ()
 
 
 def _renamed(message: Message, names: Sequence[str]) -> Message:

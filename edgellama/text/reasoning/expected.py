@@ -90,6 +90,8 @@ def expected_within(marks: ReasoningMarks, begun: str) -> ExpectedReasoning | No
     splitter.feed(begun)
     if splitter.is_answering and not marks.tokens:
         return None
+    if begun.rstrip().endswith(marks.closing):
+        return ExpectedReasoning(marks, is_closed=True)
     is_open = splitter.is_thinking
     return ExpectedReasoning(marks, is_open=is_open, is_begun=is_open and splitter.has_thought)
 
