@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 MODEST_CONTEXT = 2048
 """Tokens that must fit where nobody says how many."""
+WAIT_FOR_ROOM_S = 120.0
+"""How long no text of others may end before those who wait for room are sent away."""
 
 
 class ModelShelf:
@@ -262,7 +264,3 @@ class ModelShelf:
             attention=self._engine.get("attention") or "auto",
         )
         return footprint.total_bytes - footprint.code_bytes
-
-
-WAIT_FOR_ROOM_S = 120.0
-"""How long no text of others may end before those who wait for room are sent away."""
