@@ -104,6 +104,8 @@ def _the_bloke(name: str) -> HubModel:
     return HubModel(f"TheBloke/{name}-GGUF", f"{name.lower()}.{{}}")
 
 
+QWEN_2_5_SIZES = ("0.5B", "1.5B", "3B", "7B", "14B", "32B")
+QWEN_3_SIZES = ("0.6B", "1.7B", "4B", "8B", "14B", "32B")
 HUB_MODELS: Mapping[str, HubModel] = MappingProxyType(
     {
         "llama3.2:1b": _bartowski("Llama-3.2-1B-Instruct"),
@@ -125,8 +127,8 @@ HUB_MODELS: Mapping[str, HubModel] = MappingProxyType(
         "smollm2:360m": _bartowski("SmolLM2-360M-Instruct"),
         "smollm2:1.7b": _bartowski("SmolLM2-1.7B-Instruct"),
     }
-    | {f"qwen2.5:{size.lower()}": _qwen_2_5(size) for size in ("0.5B", "1.5B", "3B", "7B", "14B")}
-    | {f"qwen3:{size.lower()}": _qwen_3(size) for size in ("0.6B", "1.7B", "4B", "8B", "14B")}
+    | {f"qwen2.5:{size.lower()}": _qwen_2_5(size) for size in QWEN_2_5_SIZES}
+    | {f"qwen3:{size.lower()}": _qwen_3(size) for size in QWEN_3_SIZES}
 )
 """Chat models by FAMILY:SIZE; a family of one size goes by its name alone, too."""
 

@@ -27,8 +27,8 @@ def command(model: str, force: bool) -> None:
                              codellama:34b mistral:7b zephyr:7b vicuna:7b
                              vicuna:13b tinyllama smollm2:360m smollm2:1.7b
                              qwen3:0.6b qwen3:1.7b qwen3:4b qwen3:8b
-                             qwen3:14b qwen2.5:0.5b qwen2.5:1.5b qwen2.5:3b
-                             qwen2.5:7b qwen2.5:14b
+                             qwen3:14b qwen3:32b qwen2.5:0.5b qwen2.5:1.5b
+                             qwen2.5:3b qwen2.5:7b qwen2.5:14b qwen2.5:32b
       hf:OWNER/REPO[:FILE]   any GGUF file on the hub; FILE may be a part of
                              the name, such as q8_0; without it q4_k_m, if
                              there are several
