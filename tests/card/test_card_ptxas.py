@@ -14,7 +14,9 @@ EVERYWHERE = [
     "card_attend_many_turing_f16_q8_0_128",
     "card_store_q8_0_q4_0",
 ]
-"""Assembled for a card of each kind in the default run; the rest of SOME for one."""
+"""Assembled for a card of each tier in the default run; the rest of SOME for one."""
+OTHERS = ("sm_90", "sm_120")
+"""Cards that are left to the slow tests: they get the PTX of sm_86."""
 SOME = [
     *EVERYWHERE,
     "card_attend_few_q8_0_q8_0_8",
@@ -22,7 +24,9 @@ SOME = [
 ]
 
 
-@pytest.mark.parametrize("target", ["sm_75", "sm_86", "sm_90", "sm_120"])
+@pytest.mark.parametrize(
+    "target", ["sm_75", "sm_86", *(pytest.param(t, marks=pytest.mark.slow) for t in OTHERS)]
+)
 def test_no_register_is_spilled(target: str) -> None:
     """Few rows and many, with tensor cores and without, stay out of local memory."""
     found = assemble(SOME if target == "sm_86" else EVERYWHERE, target)

@@ -138,8 +138,14 @@ def test_kernels_of_layers_of_several_forms(make_engine: MakeEngine) -> None:
     assert usual - called <= {*ENTRY_KERNELS, CHOICE_KERNEL, *others}
 
 
-@pytest.mark.parametrize("kv_type", USUAL_CACHE_TYPES)
-@pytest.mark.parametrize("group", USUAL_GROUPS)
+@pytest.mark.parametrize(
+    ("group", "kv_type"),
+    [
+        pytest.param(group, kv_type, marks=[pytest.mark.slow] * (group < 8 and kv_type != "f16"))
+        for group in USUAL_GROUPS
+        for kv_type in USUAL_CACHE_TYPES
+    ],
+)
 def test_usual_models_need_usual_kernels(
     group: int, kv_type: str, tier: Tier, tmp_path: Path
 ) -> None:

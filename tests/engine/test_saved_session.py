@@ -96,13 +96,14 @@ def test_round_trip(model: Path, tmp_path: Path, kv_type: str, num_tokens: int) 
         assert maker.is_exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tiers",
     [
         ("amx", "avx512vnni"),
         ("avx512vnni", "amx"),
-        pytest.param(("sse4", "generic"), marks=pytest.mark.slow),
-        pytest.param(("generic", "sse4"), marks=pytest.mark.slow),
+        ("sse4", "generic"),
+        ("generic", "sse4"),
     ],
 )
 def test_tiers_that_round_alike(tmp_path: Path, tiers: tuple[str, str]) -> None:

@@ -11,7 +11,7 @@ from test_gguf_hostile import full_model
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.gguf.file import GGUFFile, StringArray
 
-NUM_FILES = 4000
+NUM_FILES = 2000
 
 
 def use_everything(path: Path) -> None:
