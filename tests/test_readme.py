@@ -120,7 +120,7 @@ def test_commands_of_the_prose_exist(line: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quick-start", "embedding", "performance"])
+@pytest.mark.parametrize("name", ["quick-start", "applications", "performance"])
 def test_examples_of_guides_run(name: str, smollm2_path: Path) -> None:
     """Every block of Python in a guide runs by itself, beside what the prose speaks of."""
     for code in code_blocks("python", (REPOSITORY / "docs" / f"{name}.md").read_text("utf-8")):

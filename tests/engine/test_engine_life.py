@@ -18,6 +18,7 @@ from harness.patience import PATIENCE_S, until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.engine import Engine
+from edgellama.engine.running.machinery import _end_teams
 from edgellama.engine.running.running_job import RunningJob
 from edgellama.engine.scheduling.cancellation import CancelToken
 from edgellama.kernels_cpu.machine.cpu import Tier
@@ -331,3 +332,20 @@ def test_impossible_threads_variable(file: GGUFFile, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("EDGELLAMA_NUM_THREADS", "1000")
     with pytest.raises(EdgellamaError, match="1000"):
         Engine(file)
+
+
+def test_teams_that_a_signals_handler_ends() -> None:
+    """A handler may end all teams while one of them is being ended."""
+    teams: list[Any] = []
+
+    class Team:
+        def close(self) -> None:
+            """Be interrupted by a handler that closes the model."""
+            if not is_handling:
+                is_handling.append(True)
+                _end_teams(teams)
+
+    is_handling: list[bool] = []
+    teams += [Team(), Team()]
+    _end_teams(teams)
+    assert teams == [] and is_handling

@@ -6,6 +6,7 @@ runs meanwhile. This module does not know which steps run, or for whom.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -210,7 +211,8 @@ def _end_teams(teams: list[ThreadTeam], kept: ThreadTeam | None = None) -> None:
     for team in teams.copy():
         if team is not kept:
             team.close()
-            teams.remove(team)
+            with contextlib.suppress(ValueError):  # A signal's handler has ended it meanwhile.
+                teams.remove(team)
 
 
 def checked_num_threads(number: int | None) -> int:
