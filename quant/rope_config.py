@@ -72,9 +72,11 @@ class RopeConfig:
 
     def _check_scaling(self) -> None:
         """ModelFileError for figures that the kind of scaling does not allow."""
-        if self.scaling == "longrope" and not 1 <= self.original_context_length <= MAX_SIZE:
+        is_measured = self.scaling == "longrope" or self.temperature_scale
+        if is_measured and not 1 <= self.original_context_length <= MAX_SIZE:
+            what = "LongRoPE" if self.scaling == "longrope" else "attention.temperature_scale"
             raise ModelFileError(
-                f"LongRoPE with original context length {self.original_context_length}; it must be "
+                f"{what} with original context length {self.original_context_length}; it must be "
                 f"from 1 to {MAX_SIZE}"
             )
         if self.scaling == "dynamic" and not (

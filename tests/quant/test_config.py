@@ -203,6 +203,17 @@ def test_required_numbers(key: str, value: Any) -> None:
         ({"rope__scaling__factor": -2.0}, ModelFileError, "factor -2.0"),
         ({"attention__temperature_scale": -1.0}, ModelFileError, "temperature_scale is -1.0"),
         ({"attention__temperature_scale": np.nan}, ModelFileError, "temperature_scale"),
+        *(
+            (
+                {
+                    "attention__temperature_scale": 0.1,
+                    "rope__scaling__original_context_length": length,
+                },
+                ModelFileError,
+                f"temperature_scale with original context length {length}; it must be from 1",
+            )
+            for length in (0, -5)
+        ),
         ({"rope__scaling__type": "su"}, UnsupportedModelError, "su.*yarn, longrope"),
         (
             {"rope__scaling__type": "longrope", "rope__scaling__original_context_length": 0},
