@@ -112,9 +112,10 @@ def describe(
     is_for_vectors = is_headless(config) or bool(pooling)
     tie = _meta_tie(config, layout) if is_meta else _tie(config, layout, is_for_vectors)
     architecture = USUAL_ARCHITECTURE if relative is None else relative.architecture(own)
-    is_kept = is_meta or architecture in HALF_SPLIT
-    is_half_split = not (is_kept or (relative is not None and relative.is_interleaved))
-    tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=is_half_split)
+    is_interleaved = is_meta or (relative is not None and relative.is_interleaved)
+    stays_half_split = architecture in HALF_SPLIT
+    is_turned = not (is_interleaved or stays_half_split)
+    tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=is_turned)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(
         settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.is_llama3
@@ -138,9 +139,7 @@ def describe(
         *_context_notes(sizes),
         *(() if relative is None else relative.notes(weights.tensors)),
     )
-    merged = with_adapters(
-        tensors, adapters, checkpoint.path, is_half_split=is_kept and not is_meta
-    )
+    merged = with_adapters(tensors, adapters, checkpoint.path, is_half_split=stays_half_split)
     return ModelDescription(MappingProxyType(items), merged, notes)
 
 

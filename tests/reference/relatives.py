@@ -30,42 +30,44 @@ GRANITE = {
     "logits_scaling": 8.0,
 }
 MINICPM = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 8}
+PHI3_LONG: tuple[str, dict[str, Any]] = (
+    "Phi3",
+    {
+        "original_max_position_embeddings": 64,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.25, 2.5],
+            "long_factor": [4.0, 5.0, 6.0],
+        },
+    },
+)
+MINISTRAL3: tuple[str, dict[str, Any]] = (
+    "Ministral3",
+    {
+        "head_dim": 12,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "llama_4_scaling_beta": 0.1,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
+    },
+)
 RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {}),
     "seed-oss": ("SeedOss", {"head_dim": 12}),
     "ernie": ("Ernie4_5", {"use_bias": True, "head_dim": 8, "tie_word_embeddings": False}),
     "helium": ("Helium", {"head_dim": 8}),
     "phi3": ("Phi3", {"sliding_window": 8}),
-    "phi3-long": (
-        "Phi3",
-        {
-            "original_max_position_embeddings": 64,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 1e4,
-                "partial_rotary_factor": 0.75,
-                "short_factor": [1.0, 1.25, 2.5],
-                "long_factor": [4.0, 5.0, 6.0],
-            },
-        },
-    ),
-    "ministral3": (
-        "Ministral3",
-        {
-            "head_dim": 12,
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 1e6,
-                "factor": 4.0,
-                "original_max_position_embeddings": 64,
-                "llama_4_scaling_beta": 0.1,
-                "beta_fast": 32.0,
-                "beta_slow": 1.0,
-                "mscale": 1.0,
-                "mscale_all_dim": 1.0,
-            },
-        },
-    ),
+    "phi3-long": PHI3_LONG,
+    "ministral3": MINISTRAL3,
     "granite": ("Granite", {**GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite-tied": ("Granite", {**GRANITE, "tie_word_embeddings": True}),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5}),
@@ -152,36 +154,8 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3": ("Qwen3", {"head_dim": 12, "tie_word_embeddings": True}),
-    "phi3-longer": (
-        "Phi3",
-        {
-            "original_max_position_embeddings": 64,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 1e4,
-                "partial_rotary_factor": 0.75,
-                "short_factor": [1.0, 1.25, 2.5],
-                "long_factor": [4.0, 5.0, 6.0],
-            },
-        },
-    ),
-    "ministral3-longer": (
-        "Ministral3",
-        {
-            "head_dim": 12,
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 1e6,
-                "factor": 4.0,
-                "original_max_position_embeddings": 64,
-                "llama_4_scaling_beta": 0.1,
-                "beta_fast": 32.0,
-                "beta_slow": 1.0,
-                "mscale": 1.0,
-                "mscale_all_dim": 1.0,
-            },
-        },
-    ),
+    "phi3-longer": PHI3_LONG,
+    "ministral3-longer": MINISTRAL3,
 }
 """The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
 
